@@ -1,0 +1,52 @@
+# Two commands matter: `make demo` and `make test`. Both do their own set-up in .venv; nothing outside this folder changes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STATE ?= .headrace-demo
+
+.PHONY: demo test check lock bench clean setup setup-dev
+
+demo: setup
+	$(BIN)/headrace demo --state $(STATE)
+
+test: setup-dev
+	$(BIN)/python -m pytest
+
+check: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+setup: $(VENV)/.ready
+setup-dev: $(VENV)/.ready-dev
+
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Headrace needs Python 3.11 or newer; PYTHON=/path/to/python3.11 make ..."; exit 1; }
+	@echo "Set-up: a virtual environment in $(VENV) (delete the folder to undo it)"
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ready: $(VENV)/pyvenv.cfg requirements/demo.txt requirements/build.txt pyproject.toml hatch_build.py src/headrace/features/kernel.c
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/demo.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/build.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# Locks hold hashes and no URL. They are made for Linux and CPython 3.11 upwards.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
+lock: setup-dev
+	$(LOCK) pyproject.toml --extra demo -o requirements/demo.txt
+	$(LOCK) requirements/build.in -o requirements/build.txt
+	$(LOCK) pyproject.toml --extra demo --group dev -c requirements/demo.txt -o requirements/dev.txt
+
+bench: setup-dev
+	$(BIN)/python bench/kernel.py
+	$(BIN)/python bench/startup.py
+
+clean:
+	rm -rf $(VENV) $(STATE) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist

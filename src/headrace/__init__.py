@@ -1,0 +1,97 @@
+"""Describe an ML system in one readable file, run it, close its loop, and replay it over history.
+
+Every public name is imported on first use, so `import headrace` costs milliseconds.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from headrace.core.version import __version__
+
+if TYPE_CHECKING:
+    from headrace.core.expressions import Column as Column
+    from headrace.core.expressions import Expr as Expr
+    from headrace.core.time import Date as Date
+    from headrace.core.time import Instant as Instant
+    from headrace.evaluation.definition import gap as gap
+    from headrace.evaluation.definition import latency as latency
+    from headrace.evaluation.definition import metric as metric
+    from headrace.evaluation.definition import model_size as model_size
+    from headrace.features.definition import Dataset as Dataset
+    from headrace.features.definition import FeatureGroup as FeatureGroup
+    from headrace.features.definition import count as count
+    from headrace.features.definition import latest as latest
+    from headrace.features.definition import max as max
+    from headrace.features.definition import mean as mean
+    from headrace.features.definition import min as min
+    from headrace.features.definition import on_demand as on_demand
+    from headrace.features.definition import quantile as quantile
+    from headrace.features.definition import rate as rate
+    from headrace.features.definition import stddev as stddev
+    from headrace.features.definition import sum as sum
+    from headrace.models.definition import Model as Model
+    from headrace.models.definition import model as model
+    from headrace.monitoring.definition import drift as drift
+    from headrace.monitoring.definition import every as every
+    from headrace.monitoring.definition import live as live
+    from headrace.monitoring.definition import new_labels as new_labels
+    from headrace.monitoring.definition import when as when
+    from headrace.pipelines.definition import Pipeline as Pipeline
+    from headrace.rollout.definition import Rollout as Rollout
+    from headrace.rollout.definition import canary as canary
+    from headrace.rollout.definition import shadow as shadow
+    from headrace.serving.definition import Endpoint as Endpoint
+    from headrace.serving.definition import threshold as threshold
+    from headrace.sources.definition import Source as Source
+    from headrace.sources.definition import column as column
+    from headrace.sources.definition import entity as entity
+    from headrace.sources.definition import event_time as event_time
+    from headrace.sources.definition import row_id as row_id
+    from headrace.training.data import TrainingData as TrainingData
+    from headrace.training.definition import Params as Params
+    from headrace.training.definition import Search as Search
+    from headrace.training.definition import by_time as by_time
+    from headrace.training.definition import train as train
+    from headrace.validation.definition import Checks as Checks
+    from headrace.validation.definition import foreign_key as foreign_key
+    from headrace.validation.definition import freshness as freshness
+    from headrace.validation.definition import null_rate as null_rate
+    from headrace.validation.definition import row_count as row_count
+    from headrace.validation.definition import warn as warn
+
+_HOMES = {
+    "core.expressions": "Column Expr",
+    "core.time": "Date Instant",
+    "evaluation.definition": "gap latency metric model_size",
+    "features.definition": "Dataset FeatureGroup count latest max mean min on_demand quantile rate stddev sum",
+    "models.definition": "Model model",
+    "monitoring.definition": "drift every live new_labels when",
+    "pipelines.definition": "Pipeline",
+    "rollout.definition": "Rollout canary shadow",
+    "serving.definition": "Endpoint threshold",
+    "sources.definition": "Source column entity event_time row_id",
+    "training.data": "TrainingData",
+    "training.definition": "Params Search by_time train",
+    "validation.definition": "Checks foreign_key freshness null_rate row_count warn",
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+if not TYPE_CHECKING:  # a type checker must see which names exist
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME:
+            from headrace.core.errors import did_you_mean
+
+            hint = did_you_mean(name, _HOME)
+            raise AttributeError(f"headrace has no {name}" + (f"; {hint}" if hint else ""))
+        value = getattr(import_module(f"headrace.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,347 @@
+"""Offer every verb on the command line; each command imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from headrace.cli.output import Output, finish
+from headrace.core.version import __version__
+
+app = typer.Typer(
+    name="headrace",
+    help="Run an ML system that one file describes, close its loop, and replay it over history.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+online = typer.Typer(help="Look after the online store.", no_args_is_help=True)
+audit_app = typer.Typer(help="Read and check the ledger.", no_args_is_help=True)
+app.add_typer(online, name="online")
+app.add_typer(audit_app, name="audit")
+
+Target = Annotated[str, typer.Argument(metavar="FILE:PIPELINE", help="The pipeline, as in flights:pipeline.")]
+State = Annotated[str | None, typer.Option(help="The state folder; by default the one in headrace.toml.")]
+Env = Annotated[str | None, typer.Option(help="The environment of headrace.toml to use.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"headrace {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
+    """Run an ML system that one file describes, close its loop, and replay it over history."""
+
+
+@app.command()
+def new(
+    folder: Annotated[str, typer.Argument(help="The folder to write; it must not exist or be empty.")],
+    json: Json = False,
+) -> None:
+    """Write a small project that runs: a file, its settings and generated data."""
+    from headrace.cli.template import write_project
+
+    Output(json).show(write_project(folder))
+
+
+@app.command()
+def plan(target: Target, env: Env = None, json: Json = False) -> None:
+    """Show what would run and why; reads no data."""
+    from headrace.pipelines.plan import describe_plan
+    from headrace.pipelines.project import load_project
+
+    Output(json).show(describe_plan(load_project(target, env=env)))
+
+
+@app.command()
+def run(target: Target, state: State = None, env: Env = None, seed: int = 0, json: Json = False) -> None:
+    """Ingest, validate, compute features, train, evaluate, gate, register and promote. Resumes after a crash."""
+    from headrace.pipelines.project import load_project
+    from headrace.pipelines.run import run as run_pipeline
+
+    out = Output(json)
+    with out.progress() as progress:
+        result = run_pipeline(load_project(target, env=env), state=state, seed=seed, progress=progress)
+    out.show(result)
+
+
+@app.command()
+def replay(
+    target: Target,
+    start: Annotated[str, typer.Option("--from", help="The first day, as 2013-01-01.")],
+    end: Annotated[str, typer.Option("--to", help="The day after the last.")],
+    seed: Annotated[int, typer.Option(help="The seed of everything random.")] = 0,
+    fault: Annotated[list[str] | None, typer.Option(help="Plant a fault: NAME@DATE; may be repeated.")] = None,
+    freeze: Annotated[str | None, typer.Option(help="Keep this day's champion scoring in the shadow.")] = None,
+    state: State = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Live through a span of history with a virtual clock, and report what the policies would have done."""
+    from headrace.pipelines.project import load_project
+    from headrace.pipelines.replay import ReplayPlan
+    from headrace.pipelines.supervise import supervised_replay
+
+    out = Output(json)
+    wanted = ReplayPlan.parse(start, end, seed=seed, faults=fault or [], freeze=freeze)
+    project = load_project(target, env=env)
+    with out.progress() as progress:
+        result = supervised_replay(project, wanted, state=state, progress=progress)
+    out.show(result)
+
+
+@app.command()
+def serve(
+    target: Target,
+    state: State = None,
+    env: Env = None,
+    host: Annotated[
+        str, typer.Option(help="Where to listen; another than loopback needs --behind-proxy.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on.")] = 8000,
+    behind_proxy: Annotated[bool, typer.Option(help="A proxy in front does authentication and TLS.")] = False,
+    control: Annotated[bool, typer.Option("--control", help="Run the control loop too, as `up` does.")] = False,
+    json: Json = False,
+) -> None:
+    """Answer predictions over HTTP with the live model."""
+    from headrace.pipelines.project import load_project
+    from headrace.pipelines.serve import serve as serve_pipeline
+
+    serve_pipeline(
+        load_project(target, env=env),
+        state=state,
+        host=host,
+        port=port,
+        behind_proxy=behind_proxy,
+        control=control,
+        json=json,
+    )
+
+
+@app.command()
+def up(
+    target: Target,
+    state: State = None,
+    env: Env = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    behind_proxy: bool = False,
+    json: Json = False,
+) -> None:
+    """Serve, and run the control loop beside it: monitors, retraining, rollout."""
+    serve(target, state, env, host, port, behind_proxy, True, json)
+
+
+@app.command()
+def predict(
+    target: Target,
+    rows: Annotated[str, typer.Argument(help="A JSON-lines, CSV or Parquet file of rows; - reads JSON lines.")],
+    to: Annotated[str | None, typer.Option(help="Write the answers to this Parquet or JSON-lines file.")] = None,
+    state: State = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Score a file of rows with the live model."""
+    from headrace.pipelines.predict import predict_file
+    from headrace.pipelines.project import load_project
+
+    out = Output(json)
+    with out.progress() as progress:
+        result = predict_file(load_project(target, env=env), rows, to=to, state=state, progress=progress)
+    out.show(result)
+
+
+@app.command()
+def promote(
+    target: Target,
+    version: Annotated[int, typer.Argument(help="The version to make champion.")],
+    why: Annotated[str, typer.Option(help="The reason, for the audit trail.")],
+    force: Annotated[bool, typer.Option(help="Promote although gates failed; recorded.")] = False,
+    state: State = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Make a version the champion."""
+    from headrace.pipelines.operate import promote as promote_version
+    from headrace.pipelines.project import load_project
+
+    Output(json).show(promote_version(load_project(target, env=env), version, why=why, force=force, state=state))
+
+
+@app.command()
+def approve(
+    target: Target,
+    version: Annotated[int, typer.Argument(help="The version to approve.")],
+    why: Annotated[str, typer.Option(help="The reason, for the audit trail.")],
+    state: State = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Approve a version, for the audit trail."""
+    from headrace.pipelines.operate import approve as approve_version
+    from headrace.pipelines.project import load_project
+
+    Output(json).show(approve_version(load_project(target, env=env), version, why=why, state=state))
+
+
+@app.command()
+def rollback(
+    target: Target,
+    to: Annotated[int | None, typer.Option(help="The version to go back to; by default the one before.")] = None,
+    why: Annotated[str, typer.Option(help="The reason, for the audit trail.")] = "rolled back by hand",
+    state: State = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Make an earlier version the champion again, at once."""
+    from headrace.pipelines.operate import rollback as roll_back
+    from headrace.pipelines.project import load_project
+
+    Output(json).show(roll_back(load_project(target, env=env), to=to, why=why, state=state))
+
+
+@app.command()
+def models(target: Target, state: State = None, env: Env = None, json: Json = False) -> None:
+    """List the registered versions."""
+    from headrace.pipelines.inspect import list_models
+    from headrace.pipelines.project import load_project
+
+    Output(json).show(list_models(load_project(target, env=env), state=state))
+
+
+@app.command()
+def runs(target: Target, state: State = None, env: Env = None, json: Json = False) -> None:
+    """List the training runs."""
+    from headrace.pipelines.inspect import list_runs
+    from headrace.pipelines.project import load_project
+
+    Output(json).show(list_runs(load_project(target, env=env), state=state))
+
+
+@app.command()
+def features(
+    target: Target,
+    search: Annotated[str, typer.Argument(help="Words to look for.")] = "",
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """List the features with their moments, sources and types."""
+    from headrace.pipelines.inspect import list_features
+    from headrace.pipelines.project import load_project
+
+    Output(json).show(list_features(load_project(target, env=env), search))
+
+
+@app.command()
+def incidents(target: Target, state: State = None, env: Env = None, json: Json = False) -> None:
+    """List incidents, the newest first."""
+    from headrace.pipelines.inspect import list_incidents
+    from headrace.pipelines.project import load_project
+
+    Output(json).show(list_incidents(load_project(target, env=env), state=state))
+
+
+@app.command()
+def explain(
+    target: Target,
+    prediction: Annotated[str | None, typer.Argument(help="A prediction id.")] = None,
+    feature: Annotated[str | None, typer.Option(help="A feature, as Origin.dep_delay.")] = None,
+    key: Annotated[str | None, typer.Option(help="The entity's key, parts separated by commas.")] = None,
+    at: Annotated[str | None, typer.Option(help="The moment, ISO 8601 with a zone.")] = None,
+    state: State = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Explain a prediction, or a feature of a key at a moment with the events used and refused."""
+    from headrace.pipelines.explain import explain_feature, explain_prediction
+    from headrace.pipelines.project import load_project
+
+    project = load_project(target, env=env)
+    if prediction is not None:
+        Output(json).show(explain_prediction(project, prediction, state=state))
+    else:
+        Output(json).show(explain_feature(project, feature, key, at, state=state))
+
+
+@audit_app.command("verify")
+def audit_verify(target: Target, state: State = None, env: Env = None, json: Json = False) -> None:
+    """Check the ledger's hash chain, pointers and checkpoints."""
+    from headrace.pipelines.inspect import verify_ledger
+    from headrace.pipelines.project import load_project
+
+    result = verify_ledger(load_project(target, env=env), state=state)
+    Output(json).show(result)
+    if not result["ok"]:
+        raise typer.Exit(1)
+
+
+@audit_app.command("log")
+def audit_log(
+    target: Target,
+    kind: Annotated[str | None, typer.Option(help="Only records of this kind.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many, the newest first.")] = 50,
+    state: State = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """List ledger records, the newest first."""
+    from headrace.pipelines.inspect import list_records
+    from headrace.pipelines.project import load_project
+
+    Output(json).show(list_records(load_project(target, env=env), kind=kind, limit=limit, state=state))
+
+
+@online.command("rebuild")
+def online_rebuild(target: Target, state: State = None, env: Env = None, json: Json = False) -> None:
+    """Rebuild the online store from the offline tables."""
+    from headrace.pipelines.operate import rebuild_online
+    from headrace.pipelines.project import load_project
+
+    out = Output(json)
+    with out.progress() as progress:
+        result = rebuild_online(load_project(target, env=env), state=state, progress=progress)
+    out.show(result)
+
+
+@app.command()
+def doctor(target: Annotated[str | None, typer.Argument()] = None, state: State = None, json: Json = False) -> None:
+    """Check the installation, the settings and the state folder."""
+    from headrace.pipelines.doctor import examine
+
+    result = examine(target, state=state)
+    Output(json).show(result)
+    if not result["ok"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    state: Annotated[str, typer.Option(help="Where the demo keeps its state.")] = ".headrace-demo",
+    end: Annotated[str, typer.Option("--to", help="The day after the last one to live through.")] = "2014-01-01",
+    json: Json = False,
+) -> None:
+    """Replay a year of real flights through the whole loop, and report."""
+    from headrace.pipelines.demo import run_demo
+
+    out = Output(json)
+    with out.progress() as progress:
+        result = run_demo(state, end=end, progress=progress)
+    out.show(result)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; exit with 0 done, 1 error, 2 wrong use, 3 a policy refused."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    sys.exit(finish(lambda: _invoke(arguments), as_json="--json" in arguments))
+
+
+def _invoke(arguments: list[str]) -> Any:
+    command = typer.main.get_command(app)
+    return command.main(arguments, prog_name="headrace", standalone_mode=False)

@@ -1,0 +1,101 @@
+"""Hash things by their content, the same on every machine and in every process."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import struct
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from headrace.core.errors import DataError
+
+KEY_LIMIT = 400  # LMDB takes keys of 511 bytes; the rest is for what stands before: store, source, group, day
+_NUMBER, _TEXT = struct.Struct(">d"), struct.Struct(">cI")
+
+
+def canonical(value: Any) -> bytes:
+    """Return the one JSON text of a value: sorted keys, no spaces, UTF-8.
+
+    Raises:
+        TypeError: the value is not plain JSON.
+        ValueError: it holds NaN or infinity.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def content_hash(value: Any) -> str:
+    """Return the first 32 hex digits of the SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(canonical(value)).hexdigest()[:32]
+
+
+def function_source(function: Callable[..., Any]) -> str:
+    """Return a function's source text, dedented, without its decorators' call site; its bytecode where no file is."""
+    try:
+        return textwrap.dedent(inspect.getsource(function))
+    except (OSError, TypeError):
+        return function.__code__.co_code.hex() + repr(function.__code__.co_consts)
+
+
+def unit_interval(*parts: str) -> float:
+    """Map texts to a number in [0, 1) that looks random and never changes: for sampling and sticky assignment.
+
+    >>> 0 <= unit_interval("rollout-1", "UA1545") < 1
+    True
+    """
+    digest = hashlib.blake2b("\x1f".join(parts).encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) / 2**53
+
+
+def row_hash(row_id: bytes) -> int:
+    """Return the 63-bit non-negative hash of a row id that breaks ties inside windows."""
+    return int.from_bytes(hashlib.blake2b(row_id, digest_size=8).digest(), "big") >> 1
+
+
+def text_id(text: str) -> int:
+    """Return the 63-bit non-negative number that stands for a text in fixed-size records."""
+    return row_hash(b"text\0" + text.encode())
+
+
+def encode_key(parts: Sequence[Any]) -> bytes | None:
+    """Return the bytes that stand for a row id or an entity; None if any part is null: then there is no such thing.
+
+    Each part says its type, texts their length, so no two keys of plain values share bytes: `("ab", "c")` is not
+    `("a", "bc")` and `1` is not `"1"`. Past `KEY_LIMIT` bytes the key is its 32-byte BLAKE2b, marked `h`: two such
+    keys meeting by chance is out of the question (2^-128). -0.0 and 0.0 are one key, and so are all NaN.
+
+    >>> encode_key(["EWR"])
+    b's\\x00\\x00\\x00\\x03EWR'
+    >>> encode_key(["EWR", None]) is None
+    True
+
+    Raises:
+        DataError: a part is no text, number or bool, or an integer outside int64.
+    """
+    encoded = []
+    for part in parts:
+        if part is None:
+            return None
+        encoded.append(_encode_part(part))
+    key = encoded[0] if len(encoded) == 1 else b"".join(encoded)
+    return key if len(key) <= KEY_LIMIT else b"h" + hashlib.blake2b(key, digest_size=32).digest()
+
+
+def _encode_part(part: Any) -> bytes:
+    if isinstance(part, str):
+        text = part.encode()
+        return _TEXT.pack(b"s", len(text)) + text
+    if isinstance(part, bool):
+        return b"b\1" if part else b"b\0"
+    if isinstance(part, int) and -(2**63) <= part < 2**63:
+        return b"i" + part.to_bytes(8, "big", signed=True)
+    if isinstance(part, float):
+        return b"f" + _NUMBER.pack(part + 0.0 if part == part else float("nan"))
+    raise DataError(
+        "a value that cannot be part of a key",
+        got=f"{type(part).__name__} {part!r:.80}",
+        expected="text, a bool, a float, or an integer of 64 bits",
+        next_step="declare the column as str, or quarantine the row",
+    )

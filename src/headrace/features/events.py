@@ -1,0 +1,65 @@
+"""Derive a lane's event from a row: the one rule that streams and rebuilt state share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from headrace.core.expressions import columns_of, per_row
+from headrace.core.identity import encode_key, text_id
+from headrace.features.plan import LanePlan
+from headrace.features.rows import StoredRow
+from headrace.features.windows import ValueType
+
+
+class LaneEvent(NamedTuple):
+    """Place a row's values under a key of a lane, ordered by (moment, arrival, row id)."""
+
+    key: bytes
+    moment: int
+    arrival: int
+    row: int
+    packed: bytes
+
+
+class EventMaker:
+    """Compute a row's event in one lane.
+
+    A row has none while its moment, a part of its key or its condition is unknown, or while all its values are null in
+    a lane that neither counts rows nor holds state.
+    """
+
+    def __init__(self, plan: LanePlan) -> None:
+        index = plan.source.index
+        self.plan = plan
+        self.moment = plan.moment.per_row(index)
+        self.entity = tuple(index[c] for c in plan.entity)
+        self.where = None if plan.where is None else per_row(plan.where, index)
+        self.values: tuple[Callable[[Any], Any], ...] = tuple(per_row(v, index) for v in plan.values)
+        self.places = tuple(index[c] for c in plan.reads)
+        self.keeps_nulls = plan.lane.state or any(o.column is None for o in plan.outputs)
+        self.references = tuple(i for i, kind in enumerate(plan.lane.values) if kind is ValueType.REF)
+        self.reads_row = {index[c] for e in (*plan.values, *plan.entity) for c in columns_of(e)}
+
+    def event(self, row: StoredRow, row_hash: int) -> LaneEvent | None:
+        """Return the row's event, or None."""
+        cells = row.values
+        moment = self.moment(cells)
+        if moment is None or (self.where is not None and not self.where(cells)):
+            return None
+        key = encode_key([cells[p] for p in self.entity])
+        if key is None:
+            return None
+        values = [value(cells) for value in self.values]
+        if not self.keeps_nulls and all(v is None for v in values):
+            return None
+        for place in self.references:
+            if values[place] is not None:
+                values[place] = text_id(values[place])
+        arrival = max([row.arrivals[p] for p in self.places])
+        return LaneEvent(self.plan.prefix + key, moment, arrival, row_hash, self.plan.lane.pack(values))
+
+    def texts(self, row: StoredRow) -> list[str]:
+        """Return the texts that the row's event refers to by id."""
+        found = [self.values[place](row.values) for place in self.references]
+        return [text for text in found if text is not None]

@@ -1,0 +1,109 @@
+"""Unfold a source's stored reveals into versions of its rows: what held from when until when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from headrace.core.expressions import Column
+from headrace.core.identity import row_hash
+from headrace.features.rows import ABSENT
+from headrace.sources.definition import SourceDefinition
+from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, STATED
+
+NEVER = np.iinfo(np.int64).max
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class History:
+    """Hold reveals ordered by (row, arrival, content); version i is the row as it was after reveal i.
+
+    `row` is a dense row number, `arrival` microseconds UTC. `cells(column)` carries each column's newest stated value
+    forward within its row.
+    """
+
+    source: SourceDefinition
+    table: pa.Table
+    order: Ints
+    row: Ints
+    arrival: Ints
+    hashes: dict[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def build(cls, source: SourceDefinition, reveals: pa.Table, as_of: int) -> History:
+        """Order the reveals that had arrived by `as_of` (microseconds UTC)."""
+        newest = pc.max(reveals[ARRIVAL]).as_py()
+        late = newest is not None and newest > as_of
+        table = (reveals.filter(pc.less_equal(reveals[ARRIVAL], as_of)) if late else reveals).combine_chunks()
+        ids = table[ROW_ID].combine_chunks() if table.num_rows else pa.array([], pa.binary())
+        row = ids.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        arrival, content = (table[name].to_numpy().astype(np.int64) for name in (ARRIVAL, CONTENT))
+        order = np.lexsort((content, arrival, row))
+        return cls(source, table, order, row[order], arrival[order])
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @cached_property
+    def starts(self) -> Ints:
+        """Return the place of each row's first version."""
+        if not len(self):
+            return np.zeros(0, np.int64)
+        return np.flatnonzero(np.concatenate([[True], self.row[1:] != self.row[:-1]]))
+
+    @cached_property
+    def first(self) -> Ints:
+        """Return, for each version, the place of its row's first version."""
+        return np.repeat(self.starts, np.diff(np.append(self.starts, len(self))))
+
+    @cached_property
+    def stated(self) -> Ints:
+        """Return each reveal's bit mask of stated columns."""
+        masks: Ints = self.table[STATED].to_numpy().astype(np.int64)[self.order]
+        return masks
+
+    def row_hashes(self, versions: Ints) -> Ints:
+        """Return the tie-breaking hash of the row of each of some versions, the same as the stream's."""
+        firsts = self.first[versions]
+        missing = [place for place in np.unique(firsts).tolist() if place not in self.hashes]
+        ids = self.table[ROW_ID].take(pa.array(self.order[missing])).to_pylist()
+        prefix = b"R" + self.source.name.encode() + b"\0"
+        self.hashes.update((place, row_hash(prefix + row)) for place, row in zip(missing, ids, strict=True))
+        return np.array([self.hashes[place] for place in firsts.tolist()], np.int64)
+
+    def origin(self, column: Column[Any]) -> Ints:
+        """Return, for each version, the place of the reveal that states the column's value; -1 if none has."""
+        place = self.source.index[column]
+        said = np.where(self.stated >> place & 1, np.arange(len(self)), -1)
+        newest = np.maximum.accumulate(said) if len(self) else said
+        return np.where(newest >= self.first, newest, -1)
+
+    def cells(self, column: Column[Any]) -> pa.Array:
+        """Return the column's value in each version, null where it is null or was not stated yet."""
+        values = self.table[column.name].combine_chunks()
+        origin = self.origin(column)
+        place = self.order[np.maximum(origin, 0)] if len(self) else origin
+        return values.take(pa.array(place, pa.int64(), mask=origin < 0))
+
+    def arrivals(self, column: Column[Any]) -> Ints:
+        """Return the arrival of the column's value in each version; ABSENT where none was stated yet."""
+        origin = self.origin(column)
+        return np.where(origin >= 0, self.arrival[np.maximum(origin, 0)], ABSENT) if len(self) else origin
+
+    def versions(self, columns: tuple[Column[Any], ...]) -> pa.Table:
+        """Return some columns of every version as an Arrow table under the columns' own names."""
+        return pa.table({c.name: self.cells(c) for c in columns})
+
+    def version_at(self, t: Ints) -> Ints:
+        """Return, for each row, the place of its version at an instant of its own; -1 if nothing had arrived."""
+        arrived = np.where(
+            self.arrival <= t[np.cumsum(np.isin(np.arange(len(self)), self.starts)) - 1], np.arange(len(self)), -1
+        )
+        return np.maximum.reduceat(arrived, self.starts) if len(self) else np.zeros(0, np.int64)

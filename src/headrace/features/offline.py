@@ -1,0 +1,337 @@
+"""Build training sets: every row's features as they were known at its moment, from the stored reveals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from headrace.core.errors import DataError
+from headrace.core.expressions import Column, columns_of, on_table
+from headrace.core.identity import encode_key, text_id
+from headrace.features.history import NEVER, History, Ints
+from headrace.features.online import call, fills_of
+from headrace.features.plan import BindingPlan, DatasetPlan, LanePlan
+from headrace.features.record import NO_KEY, NULL, OK, TrainingSet
+from headrace.features.rows import ABSENT
+from headrace.features.windows import LaneEvents, ValueType, scan
+from headrace.sources.plan import moments_on
+
+ARROW_TYPES = {"float": pa.float64(), "int": pa.int64(), "bool": pa.bool_(), "str": pa.string(), "instant": pa.int64()}
+
+
+@dataclass(frozen=True)
+class Values:
+    """Hold computed features of n rows: 8-byte words and statuses (n, columns), and texts by column name."""
+
+    words: NDArray[np.int64]
+    status: NDArray[np.uint8]
+    texts: dict[str, pa.Array]
+
+    def table(self, plan: DatasetPlan) -> pa.Table:
+        """Return the features as Arrow columns; null where the status is not OK."""
+        columns = {}
+        for i, column in enumerate(plan.columns):
+            if column.dtype == "str":
+                columns[column.name] = self.texts[column.name]
+                continue
+            values = np.ascontiguousarray(self.words[:, i])
+            typed = values.view(np.float64) if column.dtype == "float" else values
+            array = pa.array(typed.astype(bool) if column.dtype == "bool" else typed, mask=self.status[:, i] != OK)
+            columns[column.name] = array.cast(ARROW_TYPES[column.dtype])
+        return pa.table(columns)
+
+
+class OfflineFeatures:
+    """Compute features of many rows at once from histories of the plan's sources."""
+
+    def __init__(self, plan: DatasetPlan, histories: Mapping[str, History]) -> None:
+        self.plan, self.histories = plan, histories
+
+    def compute(self, rows: pa.Table, t: Ints) -> Values:
+        """Return the features of `rows` (the rows source's columns as known at `t`, by their own names) at moments `t`.
+
+        Exactly one row of features for each given row, in the same order.
+
+        Raises:
+            UserCodeError: an on-demand function raised.
+        """
+        n, plan = len(t), self.plan
+        words = np.zeros((n, len(plan.columns)), np.int64)
+        status = np.full((n, len(plan.columns)), NULL, np.uint8)
+        texts: dict[str, pa.Array] = {}
+        for binding in plan.bindings:
+            self._bind(binding, rows, t, words, status, texts)
+        for i, word in fills_of(plan):
+            empty = status[:, i] == NULL
+            words[empty, i], status[empty, i] = word, OK
+        for i, column in plan.row_columns:
+            self._set(i, rows[column.name], words, status, texts)
+        values = Values(words, status, texts)
+        for function in plan.functions:
+            self._call(function, rows, values)
+        self._blank(words, status)
+        return values
+
+    def _bind(
+        self, binding: BindingPlan, rows: pa.Table, t: Ints, words: Any, status: Any, texts: dict[str, pa.Array]
+    ) -> None:
+        keys, known = dense_keys([rows[k.name] for k in binding.key])
+        at = binding.offset
+        for lane in binding.lanes:
+            events, numbers = lane_events(lane, self.histories[lane.source.name])
+            query = np.array([numbers.get(key, -1) for key in keys], np.int64)[known] if len(keys) else known
+            query = np.where(known >= 0, query, -1)
+            found, state = scan(lane.lane, lane.outputs, events, query, t)
+            state[known < 0] = NO_KEY
+            span = slice(at, at + len(lane.outputs))
+            words[:, span], status[:, span] = found, state
+            for i, column in enumerate(lane.columns, at):
+                if column.dtype == "str":
+                    name = self.plan.columns[i].name
+                    texts[name] = self._texts(lane, words[:, i], status[:, i])
+                    words[:, i] = 0
+            at += len(lane.outputs)
+
+    def _texts(self, lane: LanePlan, words: Ints, status: NDArray[np.uint8]) -> pa.Array:
+        history, known = self.histories[lane.source.name], {}
+        for value, kind in zip(lane.values, lane.lane.values, strict=True):
+            if kind is ValueType.REF:
+                for column in columns_of(value):
+                    known.update(
+                        {text_id(s): s for s in pc.unique(history.table[column.name]).to_pylist() if s is not None}
+                    )
+        return pa.array([known[int(w)] if s == OK else None for w, s in zip(words, status, strict=True)], pa.string())
+
+    def _set(self, i: int, column: pa.ChunkedArray, words: Any, status: Any, texts: dict[str, pa.Array]) -> None:
+        if self.plan.columns[i].dtype == "str":
+            texts[self.plan.columns[i].name] = column.combine_chunks().cast(pa.string())
+            status[:, i] = np.where(column.is_null().to_numpy(), NULL, OK)
+            return
+        words[:, i] = as_words(column.combine_chunks())
+        status[:, i] = np.where(column.is_null().to_numpy(), NULL, OK)
+
+    def _call(self, plan: Any, rows: pa.Table, values: Values) -> None:
+        """Call the function once for each different combination of its arguments."""
+        columns = []
+        for where, at in plan.arguments:
+            if where == "row":
+                columns.append(rows[self.plan.rows.columns[at].name].to_pylist())
+            else:
+                columns.append(self._feature(at, values))
+        answers: dict[tuple[Any, ...], Any] = {}
+        results = []
+        for arguments in zip(*columns, strict=True):
+            if arguments not in answers:
+                answers[arguments] = call(plan.function, arguments)
+            results.append(answers[arguments])
+        array = pa.chunked_array([pa.array(results, ARROW_TYPES[plan.function.dtype])])
+        self._set(plan.index, array, values.words, values.status, values.texts)
+
+    def _feature(self, i: int, values: Values) -> list[Any]:
+        column = self.plan.columns[i]
+        if column.dtype == "str":
+            found: list[Any] = values.texts[column.name].to_pylist()
+            return found
+        words = np.ascontiguousarray(values.words[:, i])
+        typed = words.view(np.float64) if column.dtype == "float" else words
+        return [v if s == OK else None for v, s in zip(typed.tolist(), values.status[:, i].tolist(), strict=True)]
+
+    def _blank(self, words: Any, status: Any) -> None:
+        nan = np.array([np.nan]).view(np.int64)[0]
+        for i, column in enumerate(self.plan.columns):
+            words[status[:, i] != OK, i] = nan if column.dtype == "float" else 0
+
+
+def as_words(array: pa.Array) -> Ints:
+    """Return an Arrow array's values as 8-byte words (float64 bits or int64); null is 0."""
+    words: Ints
+    if pa.types.is_floating(array.type):
+        words = pc.fill_null(array, 0.0).cast(pa.float64()).to_numpy(zero_copy_only=False).view(np.int64)
+        return words
+    if pa.types.is_boolean(array.type):
+        array = array.cast(pa.int8())
+    words = pc.fill_null(array.cast(pa.int64()), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    return words
+
+
+def dense_keys(columns: Sequence[pa.ChunkedArray]) -> tuple[list[bytes], Ints]:
+    """Return the distinct encoded keys, and for each row the place of its key; -1 where a part is null."""
+    codes = np.zeros(len(columns[0]), np.int64)
+    null = np.zeros(len(codes), bool)
+    dictionaries = []
+    for column in columns:
+        encoded = column.combine_chunks().dictionary_encode()
+        null |= column.is_null().to_numpy()
+        part = pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        codes = codes * max(len(encoded.dictionary), 1) + part
+        dictionaries.append(encoded.dictionary.to_pylist())
+    distinct, place = np.unique(codes, return_inverse=True)
+    keys = []
+    for code in distinct.tolist():
+        parts = []
+        for dictionary in reversed(dictionaries):
+            code, at = divmod(code, max(len(dictionary), 1))
+            parts.append(dictionary[at] if dictionary else None)
+        keys.append(encode_key(parts[::-1]) or b"")
+    return keys, np.where(null, -1, place)
+
+
+def lane_events(plan: LanePlan, history: History) -> tuple[LaneEvents, dict[bytes, int]]:
+    """Return a lane's event versions, each with the span of arrivals in which it held, and the number of each key."""
+    reads = tuple(sorted(plan.reads, key=lambda c: plan.source.index[c]))
+    table = history.versions(reads)
+    keys, key = dense_keys([table[c.name] for c in plan.entity])
+    moment, valid = moments_on(plan.moment, table)
+    valid &= key >= 0
+    if plan.where is not None:
+        valid &= pc.fill_null(on_table(plan.where, table), False).to_numpy()
+    columns = [on_table(v, table).combine_chunks() for v in plan.values]
+    nulls = (
+        np.column_stack([c.is_null().to_numpy(zero_copy_only=False) for c in columns])
+        if columns
+        else np.zeros((len(key), 0), bool)
+    )
+    if not plan.lane.state and all(o.column is not None for o in plan.outputs):
+        valid &= ~nulls.all(axis=1)
+    words = _words(plan, columns, len(key))
+    words[nulls] = 0
+    arrival = np.max([history.arrivals(c) for c in reads], axis=0)
+    kept, until = _runs(history, valid, [key, moment, arrival, *words.T, *nulls.T])
+    row, tied = np.zeros(len(kept), np.int64), _tied(key[kept], moment[kept], arrival[kept])
+    row[tied] = history.row_hashes(kept[tied])
+    events = LaneEvents(
+        key=key[kept],
+        moment=moment[kept],
+        arrival=arrival[kept],
+        until=until,
+        row=row,
+        words=np.ascontiguousarray(words[kept]),
+        nulls=np.ascontiguousarray(nulls[kept]),
+    )
+    return events, {k: i for i, k in enumerate(keys)}
+
+
+def _tied(key: Ints, moment: Ints, arrival: Ints) -> Ints:
+    """Return the places of events that only their row's hash can put in order."""
+    order = np.lexsort((arrival, moment, key))
+    same = np.ones(max(len(order) - 1, 0), bool)
+    for column in (key, moment, arrival):
+        same &= column[order[1:]] == column[order[:-1]]
+    tied = np.zeros(len(order), bool)
+    tied[order[1:][same]] = True
+    tied[order[:-1][same]] = True
+    return np.flatnonzero(tied)
+
+
+def _words(plan: LanePlan, columns: Sequence[pa.Array], n: int) -> Ints:
+    found = np.zeros((n, len(columns)), np.int64)
+    for i, (array, kind) in enumerate(zip(columns, plan.lane.values, strict=True)):
+        if kind is ValueType.REF:
+            encoded = array.dictionary_encode()
+            ids = np.array([text_id(s) for s in encoded.dictionary.to_pylist()] or [0], np.int64)
+            found[:, i] = ids[pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False)]
+        elif kind is ValueType.FLOAT:
+            found[:, i] = as_words(array.cast(pa.float64()))
+        else:
+            found[:, i] = as_words(array)
+    return found
+
+
+def _runs(history: History, valid: NDArray[np.bool_], columns: Sequence[NDArray[Any]]) -> tuple[Ints, Ints]:
+    """Return the versions at which a row's event changes, and the arrival at which each was superseded."""
+    n = len(valid)
+    if n == 0:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    changed = np.zeros(n, bool)
+    changed[history.starts] = True
+    for column in [valid, *columns]:
+        changed[1:] |= column[1:] != column[:-1]
+    starts = np.flatnonzero(changed)
+    following = np.append(starts[1:], n)
+    same_row = np.append(history.row, -1)[following] == history.row[starts]
+    until = np.where(same_row, np.append(history.arrival, 0)[following], NEVER)
+    kept = valid[starts] & (until > history.arrival[starts])
+    return starts[kept], until[kept]
+
+
+def training_set(
+    plan: DatasetPlan,
+    reveals: Mapping[str, pa.Table],
+    *,
+    as_of: int,
+    start: int | None = None,
+    end: int | None = None,
+    manifest: Mapping[str, Any] | None = None,
+) -> TrainingSet:
+    """Build the training set as it could have been built at `as_of` (microseconds UTC) from the reveals of each source.
+
+    Rows are those of the rows' source whose moment lies in [start, end) and had matured: `at + mature <= as_of`.
+    A row without a label by then is kept as censored.
+
+    Raises:
+        DataError: a source of the plan has no reveals table.
+    """
+    histories = histories_of(plan, reveals, as_of)
+    base = histories[plan.rows.name]
+    last = np.append(base.starts[1:], len(base)) - 1
+    anchor, offset = plan.at.terms[0]
+    moment = base.cells(anchor)
+    known = moment.is_valid().to_numpy(zero_copy_only=False)[last]
+    t = as_words(moment)[last] + offset
+    chosen = known & (t + plan.mature <= as_of)
+    chosen &= (t >= (start if start is not None else ABSENT)) & (t < (end if end is not None else NEVER))
+    version = base.version_at(np.where(chosen, t, ABSENT))
+    places = np.flatnonzero(chosen)
+    places = places[np.lexsort((base.starts[places], t[places]))]
+    rows = rows_at(base, version[places])
+    values = OfflineFeatures(plan, histories).compute(rows, t[places])
+    label = labels(plan, base, last[places], as_of)
+    facts = {"definition": plan.hash, "as_of": as_of, "rows": len(places), "censored": int(np.isnan(label).sum())}
+    return TrainingSet(plan.columns, values.table(plan), rows, t[places], label, as_of, {**facts, **(manifest or {})})
+
+
+def histories_of(plan: DatasetPlan, reveals: Mapping[str, pa.Table], as_of: int) -> dict[str, History]:
+    """Return a history for each of the plan's sources.
+
+    Raises:
+        DataError: a source has no reveals table.
+    """
+    missing = [s.name for s in plan.sources if s.name not in reveals]
+    if missing:
+        raise DataError("no data for a source", got=missing, expected="ingested rows", next_step="headrace run")
+    return {s.name: History.build(s, reveals[s.name], as_of) for s in plan.sources}
+
+
+def rows_at(history: History, version: Ints) -> pa.Table:
+    """Return all columns of the source at given versions; every value null where the version is -1 (nothing known)."""
+    place = pa.array(version, pa.int64(), mask=version < 0)
+    return pa.table({c.name: history.cells(c).take(place) for c in history.source.columns})
+
+
+def labels(plan: DatasetPlan, history: History, version: Ints, as_of: int) -> NDArray[np.float64]:
+    """Return the labels known at `as_of` of rows at given versions; NaN where there is none."""
+    needed = tuple(dict.fromkeys([*columns_of(plan.label), *(c for c, _ in plan.label_moment.terms)]))
+    table = history.versions(needed).take(pa.array(version))
+    value = on_table(plan.label, table).combine_chunks()
+    known = value.is_valid().to_numpy(zero_copy_only=False)
+    for column, offset in plan.label_moment.terms:
+        instants = table[column.name]
+        known &= instants.is_valid().to_numpy() & (as_words(instants.combine_chunks()) + offset < as_of)
+    numbers = (
+        value.cast(pa.float64()) if not pa.types.is_boolean(value.type) else value.cast(pa.int8()).cast(pa.float64())
+    )
+    return np.where(known, pc.fill_null(numbers, 0.0).to_numpy(zero_copy_only=False), np.nan)
+
+
+def direct_columns(plan: DatasetPlan) -> tuple[Column[Any], ...]:
+    """Return the rows source's columns that the features read directly: what a request must bring."""
+    places = {place for f in plan.functions for where, place in f.arguments if where == "row"}
+    found = [c for _, c in plan.row_columns] + [k for b in plan.bindings for k in b.key]
+    found += [plan.rows.columns[p] for p in sorted(places)]
+    return tuple(dict.fromkeys(found))

@@ -1,0 +1,163 @@
+"""Read a dataset's features for one row at one moment, from the online state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from headrace.core.errors import UserCodeError
+from headrace.core.identity import encode_key
+from headrace.core.time import Instant
+from headrace.features.definition import OnDemand
+from headrace.features.plan import BindingPlan, DatasetPlan, FunctionPlan
+from headrace.features.record import NO_KEY, NULL, OK, FeatureVector
+from headrace.features.windows import OnlineLane
+
+Get = Callable[[bytes], bytes | None]
+KEYS_CACHED = 100_000
+
+
+class _Binding:
+    """Read the lanes of one binding into the row's buffers."""
+
+    def __init__(self, plan: BindingPlan, places: Sequence[int]) -> None:
+        self.places = tuple(places)
+        self.lanes, at = [], plan.offset
+        for lane in plan.lanes:
+            self.lanes.append((lane.prefix, OnlineLane(lane.lane, lane.outputs), at))
+            at += len(lane.outputs)
+        self.span = slice(plan.offset, at)
+        self.keys: dict[Any, bytes | None] = {}
+
+    def key(self, row: Sequence[Any]) -> bytes | None:
+        """Return the encoded key of a row; the newest ones are remembered, since encoding costs more than a look-up."""
+        parts = row[self.places[0]] if len(self.places) == 1 else tuple([row[p] for p in self.places])
+        found = self.keys.get(parts, b"")
+        if found == b"":
+            if len(self.keys) >= KEYS_CACHED:
+                self.keys.clear()
+            found = self.keys[parts] = encode_key([row[p] for p in self.places])
+        return found
+
+
+class OnlineFeatures:
+    """Read features one row at a time; an instance reuses its buffers and serves one thread.
+
+    `read(get, row, t)` takes the bound `get` of one snapshot of the online store, the row's values in the order of
+    `SourceDefinition.columns` (columns that are not known yet are ignored) and the moment in microseconds UTC.
+    """
+
+    def __init__(self, plan: DatasetPlan) -> None:
+        self.plan = plan
+        n, index = len(plan.columns), plan.rows.index
+        self.columns = plan.columns
+        self.vector = FeatureVector(plan.columns, np.zeros(n, np.int64), np.zeros(n, np.uint8), [])
+        self.floats = self.vector.words.view(np.float64)
+        self.bindings = [_Binding(b, [index[k] for k in b.key]) for b in plan.bindings]
+        self.row = [(i, index[c], c.dtype) for i, c in plan.row_columns]
+        texts = [i for i, c in enumerate(plan.columns) if c.dtype == "str"]
+        self.text_place = {i: place for place, i in enumerate(texts)}
+        self.vector.texts = [None] * len(texts)
+        self.lane_texts = [i for i in texts if plan.columns[i].origin == "latest"]
+        self.fills = fills_of(plan)
+        self.nan = np.array([np.nan]).view(np.int64)[0]
+        self.blank = np.array([self.nan if c.dtype == "float" else 0 for c in plan.columns], np.int64)
+
+    def read(self, get: Get, row: Sequence[Any], t: int) -> FeatureVector:
+        """Return the row's features as known at `t`; the vector is valid until the next read.
+
+        Raises:
+            UserCodeError: an on-demand function raised.
+            Corrupt: stored bytes are damaged.
+        """
+        words, status = self.vector.words, self.vector.status
+        for binding in self.bindings:
+            key = binding.key(row)
+            if key is None:
+                words[binding.span] = self.blank[binding.span]
+                status[binding.span] = NO_KEY
+                continue
+            for prefix, lane, at in binding.lanes:
+                lane.read_into(get, prefix + key, t, words, status, at)
+        for i, word in self.fills:
+            if status[i] == NULL:
+                words[i], status[i] = word, OK
+        for i, place, dtype in self.row:
+            self._set(i, row[place], dtype)
+        for i in self.lane_texts:
+            self._look_up(get, i)
+        for function in self.plan.functions:
+            self._set(function.index, self._call(function, row), function.function.dtype)
+        return self.vector
+
+    def _set(self, i: int, value: Any, dtype: str) -> None:
+        if dtype == "str":
+            self.vector.texts[self.text_place[i]] = value
+            value = None if value is None else 0
+        if value is None:
+            self.vector.words[i], self.vector.status[i] = self.blank[i], NULL
+            return
+        if dtype == "float":
+            self.floats[i] = value
+        else:
+            self.vector.words[i] = value
+        self.vector.status[i] = OK
+
+    def _look_up(self, get: Get, i: int) -> None:
+        text = None
+        if self.vector.status[i] == OK:
+            blob = get(b"T" + int(self.vector.words[i]).to_bytes(8, "big"))
+            text = None if blob is None else blob.decode()
+        self.vector.texts[self.text_place[i]] = text
+        self.vector.words[i] = 0
+
+    def _call(self, plan: FunctionPlan, row: Sequence[Any]) -> Any:
+        arguments = [row[at] if where == "row" else self._value(at) for where, at in plan.arguments]
+        return call(plan.function, arguments)
+
+    def _value(self, i: int) -> Any:
+        if self.vector.status[i] != OK:
+            return None
+        dtype = self.columns[i].dtype
+        if dtype == "str":
+            return self.vector.texts[self.text_place[i]]
+        return float(self.floats[i]) if dtype == "float" else int(self.vector.words[i])
+
+
+def fills_of(plan: DatasetPlan) -> list[tuple[int, int]]:
+    """Return the outputs that have a fill value: their place and the value's 8 bytes as an integer."""
+    found = []
+    for binding in plan.bindings:
+        at = binding.offset
+        for lane in binding.lanes:
+            for (feature, _), column in zip(lane.features, lane.columns, strict=True):
+                if feature.fill is not None:
+                    value = np.float64(feature.fill) if column.dtype == "float" else np.int64(feature.fill)
+                    found.append((at, int(np.array([value]).view(np.int64)[0])))
+                at += 1
+    return found
+
+
+def call(function: OnDemand[Any], arguments: Sequence[Any]) -> Any:
+    """Call an on-demand function; a null in a parameter that is not optional gives null.
+
+    Raises:
+        UserCodeError: the function raised.
+    """
+    values = {}
+    for (name, bound), value in zip(function.bound.items(), arguments, strict=True):
+        if value is None and name in function.required:
+            return None
+        instant = value is not None and getattr(bound, "dtype", "") == "instant"
+        values[name] = Instant(value) if instant else value
+    try:
+        return function.function(**values)
+    except Exception as error:
+        raise UserCodeError(
+            f"{function.name} raised {type(error).__name__}: {error}",
+            where=function.location,
+            got=values,
+            next_step="test it alone: it must handle every value its columns allow",
+        ) from error

@@ -1,0 +1,76 @@
+"""Hold what feature computation hands on: columns, one row's vector, a training set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+OK, NULL, EXPIRED, OVERFLOW, NO_KEY, NOT_FOUND = range(6)
+STATUS = ("OK", "NULL", "EXPIRED", "OVERFLOW", "NO_KEY", "NOT_FOUND")
+
+
+@dataclass(frozen=True)
+class FeatureColumn:
+    """Name one feature of a dataset: `Origin.dep_delay[1h]`; `dtype` is float, int, bool, str or instant."""
+
+    name: str
+    dtype: str
+    origin: str  # "row", "window", "latest" or "on_demand"
+
+
+@dataclass
+class FeatureVector:
+    """Hold one row's features, in the order of `columns`; the buffers are reused by the reader's next read.
+
+    `words` holds float64 bits for float columns and int64 for int, bool and instant columns; where `status` is not OK
+    the word is float64 NaN (float columns) or 0. `texts` holds the values of the str columns, in their own order.
+    """
+
+    columns: tuple[FeatureColumn, ...]
+    words: NDArray[np.int64]
+    status: NDArray[np.uint8]
+    texts: list[str | None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the features as plain values by name; null is None."""
+        texts, floats = iter(self.texts), self.words.view(np.float64)
+        found: dict[str, Any] = {}
+        for i, column in enumerate(self.columns):
+            if column.dtype == "str":
+                found[column.name] = next(texts)
+            elif self.status[i] != OK:
+                found[column.name] = None
+            elif column.dtype == "float":
+                found[column.name] = float(floats[i])
+            else:
+                found[column.name] = bool(self.words[i]) if column.dtype == "bool" else int(self.words[i])
+        return found
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Hold training rows: exactly the caller's rows in their order, as known at each row's moment `t`.
+
+    `features` has one Arrow column for each of `columns` (float64, int64, bool, string; null is null). `rows` holds the
+    rows source's own columns as known at `t` (for slices). `label` is float64, 0/1 for a bool label; NaN where no label
+    had arrived by `as_of` (censored: kept, counted, not fitted on). `manifest` says from which definitions and table
+    versions the set follows, as plain JSON.
+    """
+
+    columns: tuple[FeatureColumn, ...]
+    features: pa.Table
+    rows: pa.Table
+    t: NDArray[np.int64]
+    label: NDArray[np.float64]
+    as_of: int
+    manifest: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.t)

@@ -1,0 +1,99 @@
+"""Keep each row's newest cells: what makes duplicates, corrections, partial reveals and key moves exact.
+
+A partial reveal does not state its entity, a moved row not its old key; only a store of rows knows them. Bytes of a row,
+little endian, n columns: n arrivals (int64; ABSENT where nothing was stated), n content hashes (int64), n values (8
+bytes each: float64, int64, or offset << 32 | length of a text), n null flags (1 byte), then the texts in UTF-8.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from headrace.core.errors import Corrupt
+from headrace.sources.definition import SourceDefinition
+from headrace.sources.record import Reveal
+
+ABSENT = -(2**63)
+
+
+@dataclass
+class StoredRow:
+    """Hold a row's newest cells, each with the arrival and content hash of the reveal that stated it."""
+
+    arrivals: list[int]
+    contents: list[int]
+    values: list[Any]
+
+    def apply(self, reveal: Reveal) -> StoredRow | None:
+        """Return the row after a reveal, None if every cell that it states is there in a newer or the same version."""
+        arrival, content, changed = reveal.arrival, reveal.content, None
+        for place, value in zip(reveal.places, reveal.values, strict=True):
+            held = self.arrivals[place]
+            if arrival > held or (arrival == held and content > self.contents[place]):
+                if changed is None:
+                    changed = StoredRow(self.arrivals.copy(), self.contents.copy(), self.values.copy())
+                changed.arrivals[place], changed.contents[place] = arrival, content
+                changed.values[place] = value
+        return changed
+
+
+class RowCodec:
+    """Turn rows of one source into bytes and back."""
+
+    def __init__(self, definition: SourceDefinition) -> None:
+        self.n = n = len(definition.columns)
+        self.name = definition.name
+        kinds = "".join("d" if c.dtype == "float" else "q" for c in definition.columns)
+        self.layout = struct.Struct(f"<{n}q{n}q{kinds}{n}B")
+        self.texts = tuple(i for i, c in enumerate(definition.columns) if c.dtype == "str")
+        self.bools = tuple(i for i, c in enumerate(definition.columns) if c.dtype == "bool")
+
+    def empty(self) -> StoredRow:
+        """Return a row of which nothing is known yet."""
+        return StoredRow([ABSENT] * self.n, [0] * self.n, [None] * self.n)
+
+    def encode(self, row: StoredRow) -> bytes:
+        """Return the row's bytes."""
+        n, values = self.n, row.values
+        slots = [0 if v is None else v for v in values]
+        tail, at = [], self.layout.size
+        for place in self.texts:
+            if values[place] is not None:
+                text = values[place].encode()
+                slots[place] = at << 32 | len(text)
+                tail.append(text)
+                at += len(text)
+        nulls = [values[i] is None for i in range(n)]
+        return self.layout.pack(*row.arrivals, *row.contents, *slots, *nulls) + b"".join(tail)
+
+    def decode(self, blob: bytes) -> StoredRow:
+        """Return the row that the bytes hold.
+
+        Raises:
+            Corrupt: the bytes are no row of this source.
+        """
+        n = self.n
+        try:
+            fields = self.layout.unpack_from(blob)
+        except struct.error as error:
+            raise Corrupt(
+                f"a stored row of {self.name} is damaged", got=f"{len(blob)} bytes", next_step="headrace online rebuild"
+            ) from error
+        values = list(fields[2 * n : 3 * n])
+        for place in self.texts:
+            start, length = values[place] >> 32, values[place] & 0xFFFFFFFF
+            values[place] = blob[start : start + length].decode()
+        for place in self.bools:
+            values[place] = bool(values[place])
+        for place, null in enumerate(fields[3 * n :]):
+            if null:
+                values[place] = None
+        return StoredRow(list(fields[:n]), list(fields[n : 2 * n]), values)
+
+
+def newest_arrival(row: StoredRow, places: Sequence[int]) -> int:
+    """Return the newest arrival among some cells of a row."""
+    return max([row.arrivals[p] for p in places])

@@ -1,0 +1,150 @@
+"""Keep the online state: apply reveals one by one to rows and lanes inside the caller's transaction.
+
+The state is a pure function of the set of applied reveals; order, duplicates and lateness do not matter.
+Keys: `L…` lanes, `R` source, row id: rows; `T` id: texts; `E` day, source, row id: when to look at a row for expiry;
+`M…` positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from headrace.core.identity import row_hash, text_id
+from headrace.core.time import DAY
+from headrace.features.events import EventMaker, LaneEvent
+from headrace.features.plan import GRACE, DatasetPlan, GroupPlan
+from headrace.features.rows import ABSENT, RowCodec, StoredRow
+from headrace.features.windows import OnlineLane
+from headrace.sources.definition import SourceDefinition, definition_of, shift_of
+from headrace.sources.record import Reveal
+from headrace.storage.keyvalue import Access, Get, Transaction
+
+DATABASE = "online"
+NEWEST = b"Mnewest"
+
+
+class _LaneWriter:
+    def __init__(self, maker: EventMaker) -> None:
+        self.maker = maker
+        self.online = OnlineLane(maker.plan.lane, maker.plan.outputs)
+
+    def move(self, store: Access, old: LaneEvent | None, new: LaneEvent | None) -> None:
+        """Replace a row's old event in the lane by its new one."""
+        if old is not None and new is not None and old.key == new.key:
+            self.online.change(store, new.key, new[1:], old[1:4])
+            return
+        if old is not None:
+            self.online.change(store, old.key, None, old[1:4])
+        if new is not None:
+            self.online.change(store, new.key, new[1:], None)
+
+
+class SourceState:
+    """Apply one source's reveals to its rows and to every lane that reads it."""
+
+    def __init__(self, definition: SourceDefinition, groups: Sequence[GroupPlan]) -> None:
+        self.definition = definition
+        self.codec = RowCodec(definition)
+        self.prefix = b"R" + definition.name.encode() + b"\0"
+        self.writers = [
+            _LaneWriter(EventMaker(lane)) for group in groups for lane in group.lanes if lane.source is definition
+        ]
+        self.affected: dict[tuple[int, ...], list[_LaneWriter]] = {}
+        self.keep = max([w.maker.plan.lane.keep for w in self.writers], default=0) + GRACE
+        dues = [shift_of(c.due) for c in definition.columns if c.due is not None]
+        moments = [term for c in definition.columns for term in definition.moments[c].terms]
+        places = {(definition.index[c], offset) for c, offset in [*dues, *moments, (definition.time, 0)]}
+        self.ends = tuple(sorted(places))
+
+    def apply(self, store: Access, reveal: Reveal) -> bool:
+        """Apply a reveal; return False if it changed nothing: a copy, or older than what is held."""
+        key = self.prefix + reveal.row_id
+        blob = store.get(key)
+        old = self.codec.empty() if blob is None else self.codec.decode(blob)
+        new = old.apply(reveal)
+        if new is None:
+            return False
+        identity = row_hash(key)
+        for writer in self._affected(reveal.places):
+            before = None if blob is None else writer.maker.event(old, identity)
+            after = writer.maker.event(new, identity)
+            if before != after:
+                writer.move(store, before, after)
+                if writer.maker.references:
+                    for text in writer.maker.texts(new):
+                        store.put(b"T" + text_id(text).to_bytes(8, "big"), text.encode())
+        store.put(key, self.codec.encode(new))
+        if blob is None:
+            self._remember(store, key, new)
+        return True
+
+    def _affected(self, places: tuple[int, ...]) -> list[_LaneWriter]:
+        found = self.affected.get(places)
+        if found is None:
+            stated = {self.definition.columns[p] for p in places}
+            found = self.affected[places] = [w for w in self.writers if w.maker.plan.reads & stated]
+        return found
+
+    def _expires(self, row: StoredRow) -> int:
+        """Return the instant from which no admissible reveal or read needs the row."""
+        known = [row.values[place] + offset for place, offset in self.ends if row.values[place] is not None]
+        arrived = [a for a in row.arrivals if a != ABSENT]
+        return int(max([*known, *arrived])) + self.keep
+
+    def _remember(self, store: Access, key: bytes, row: StoredRow) -> None:
+        store.put(b"E" + max(self._expires(row) // DAY + 1, 0).to_bytes(4, "big") + key, b"")
+
+    def expire(self, store: Access, key: bytes, now: int) -> bool:
+        """Drop a row whose time is over, or note when to look again; return whether it was dropped."""
+        blob = store.get(key)
+        if blob is None:
+            return False
+        row = self.codec.decode(blob)
+        if self._expires(row) > now:
+            self._remember(store, key, row)
+            return False
+        store.delete(key)
+        return True
+
+
+class StreamPath:
+    """Apply the reveals of all sources of some datasets to one online state."""
+
+    def __init__(self, plans: Sequence[DatasetPlan]) -> None:
+        groups = list({g.hash: g for plan in plans for g in plan.groups}.values())
+        definitions = {definition_of(g.definition.source).name: definition_of(g.definition.source) for g in groups}
+        self.sources = {name: SourceState(definition, groups) for name, definition in definitions.items()}
+
+    def apply(self, store: Access, source: str, reveal: Reveal) -> bool:
+        """Apply one reveal; return False if it changed nothing. Sources that no feature reads are passed over."""
+        state = self.sources.get(source)
+        return False if state is None else state.apply(store, reveal)
+
+    def expire(self, transaction: Transaction, now: int) -> int:
+        """Drop the rows that no admissible reveal or read needs any more; return how many.
+
+        Run it at checkpoints; it is housekeeping and changes no value.
+        """
+        due, limit = [], b"E" + max(now // DAY, 0).to_bytes(4, "big")
+        for key, _ in transaction.items(DATABASE, b"E"):
+            if key[:5] > limit:
+                break
+            due.append(key)
+        dropped, store = 0, transaction.access(DATABASE)
+        for key in due:
+            store.delete(key)
+            row = key[5:]
+            dropped += self.sources[row[1 : row.index(b"\0")].decode()].expire(store, row, now)
+        return dropped
+
+    def commit(self, store: Access, newest: int, positions: dict[str, int]) -> None:
+        """Note how far each source has been applied, in the transaction that applied it."""
+        store.put(NEWEST, newest.to_bytes(8, "big", signed=True))
+        for source, position in positions.items():
+            store.put(b"Mposition" + source.encode(), position.to_bytes(8, "big", signed=True))
+
+    @staticmethod
+    def newest(get: Get) -> int | None:
+        """Return the newest applied arrival, None before the first."""
+        blob = get(NEWEST)
+        return None if blob is None else int.from_bytes(blob, "big", signed=True)

@@ -1,0 +1,282 @@
+"""Close the loop: monitors, retraining, rollout. Driven by ticks of any clock, so production and replay are one code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from headrace.core.errors import DataError, UserCodeError
+from headrace.core.identity import content_hash
+from headrace.core.time import DAY, MINUTE, WEEK
+from headrace.features.record import FeatureVector
+from headrace.models.servable import Servable
+from headrace.monitoring.drift import DriftWatch, VectorBlock
+from headrace.monitoring.performance import LiveWindow, Scope
+from headrace.monitoring.plan import Cause, Retrain
+from headrace.monitoring.run import Monitoring
+from headrace.pipelines.gatekeeper import Gatekeeper
+from headrace.pipelines.learning import Candidate, Footing, learn
+from headrace.pipelines.project import Project
+from headrace.rollout.plan import advance, begin
+from headrace.rollout.record import Observed, RolloutState
+from headrace.serving.router import Router, Routes, Variant
+from headrace.storage.ledger import Entry
+
+TRAINING_TAKES = 30 * MINUTE  # virtual time from the start of a training until its candidate can be rolled out
+
+
+class Inverted:
+    """Score the opposite of what a model says: a candidate that was corrupted after its gates (`bad_model`)."""
+
+    def __init__(self, scorer: Servable) -> None:
+        self.scorer = scorer
+
+    def score_one(self, vector: FeatureVector) -> float:
+        """Return one minus the model's score."""
+        return 1.0 - self.scorer.score_one(vector)
+
+
+@dataclass(frozen=True)
+class ControlState:
+    """Hold where the loop stands, as plain JSON values; versions by name.
+
+    `ready_at` is when the candidate in waiting can be rolled out. `planted` is set while `bad_model` waits for the next
+    candidate, `corrupted` names the version that it corrupted.
+    """
+
+    params: Mapping[str, Any] | None = None
+    candidate: str | None = None
+    ready_at: int = 0
+    rollout: Mapping[str, Any] | None = None
+    rollouts: int = 0
+    frozen: str | None = None
+    planted: bool = False
+    corrupted: str | None = None
+    labelled_until: int = 0
+    daily: int = 0
+    serving_since: int | None = None
+    watches: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ControlLoop:
+    """Drive one pipeline's loop; the owner calls `tick` as time passes and serves through `router`."""
+
+    def __init__(
+        self,
+        project: Project,
+        footing: Footing,
+        router: Router,
+        monitoring: Monitoring,
+        gatekeeper: Gatekeeper,
+        state: ControlState,
+    ) -> None:
+        self.project, self.footing, self.router = project, footing, router
+        self.monitoring, self.gatekeeper, self.state = monitoring, gatekeeper, state
+        self.servables: dict[str, Servable] = {}
+        self.restore_routes()
+
+    @property
+    def live(self) -> LiveWindow:
+        """Return what was served."""
+        return self.monitoring.live
+
+    @property
+    def rollout_state(self) -> RolloutState | None:
+        """Return the running rollout, if any."""
+        return None if self.state.rollout is None else RolloutState.from_dict(self.state.rollout)
+
+    def servable(self, version: str) -> Servable:
+        """Return a version's servable, loaded and verified once."""
+        if version not in self.servables:
+            self.servables[version] = self.footing.registry.servable(version)
+        return self.servables[version]
+
+    def variant(self, version: str) -> Variant:
+        """Return a version as a route's target."""
+        servable = self.servable(version)
+        return Variant(version, Inverted(servable) if version == self.state.corrupted else servable)
+
+    def restore_routes(self) -> None:
+        """Set the routes to what registry and rollout say: one assignment."""
+        champion = self.footing.registry.champion()
+        rollout, shadows = self.rollout_state, []
+        if self.state.frozen is not None:
+            shadows.append(self.variant(self.state.frozen))
+        routes = Routes(champion=None if champion is None else self.variant(champion.name), shadows=tuple(shadows))
+        if rollout is not None:
+            candidate = self.variant(rollout.candidate)
+            routes = replace(routes, candidate=candidate, share=rollout.share, salt=rollout.id)
+        self.router.routes = routes
+
+    def freeze(self, now: int) -> None:
+        """Keep the present champion scoring in the shadow for good, to compare the managed system with it."""
+        champion = self.footing.registry.champion()
+        if champion is not None:
+            self.record("frozen", champion.name, {"why": "compare the managed system with a model left alone"})
+            self.state = replace(self.state, frozen=champion.name)
+            self.restore_routes()
+
+    def plant_bad_model(self, now: int) -> None:
+        """Let the next candidate be corrupted after its gates; train one now for that purpose, labelled so."""
+        self.state = replace(self.state, planted=True)
+        self.record("fault", "bad_model", {"what": "the next candidate will answer the opposite of what it learned"})
+        self.retrain(now, (Cause("planted fault", "bad_model needs a candidate"),))
+
+    def record(self, kind: str, subject: str, body: Mapping[str, Any]) -> None:
+        """Append a ledger record."""
+        self.footing.ledger.append([Entry(kind, subject, body)])
+
+    def tick(self, now: int) -> None:
+        """Do what is due at `now`: begin or advance a rollout, evaluate monitors, retrain."""
+        if self.state.candidate is not None and now >= self.state.ready_at and self.state.rollout is None:
+            self._begin_rollout(now)
+        elif self.state.rollout is not None:
+            self._advance_rollout(now)
+        if now // DAY > self.state.daily // DAY:
+            self._daily(now)
+
+    def close_window(self, start: int, block: VectorBlock) -> None:
+        """Take in the feature vectors of a served day, for drift."""
+        if self.monitoring.drift is not None and len(block):
+            self.monitoring.drift.close_window(start, block)
+
+    def _daily(self, now: int) -> None:
+        self.state = replace(self.state, daily=now)
+        self._count_labels(now)
+        champion = self.footing.registry.champion()
+        # Without a model there is nothing to watch, and what the fallback answered says nothing about one.
+        self.monitoring.monitors = () if champion is None else self.project.pipeline.monitors
+        against = {} if champion is None else {"champion": champion.name}
+        scope = Scope(since=self.state.serving_since, against=against)
+        for action in self.monitoring.tick(now, scope):
+            if isinstance(action, Retrain):
+                self.retrain(now, action.causes)
+        if now // WEEK > (now - DAY) // WEEK:
+            self._weekly(now)
+        self.live.drop_old(now)
+
+    def _count_labels(self, now: int) -> None:
+        mature = self.project.plan.mature
+        matured = self.live.matured_labels(self.state.labelled_until - mature, now - mature, now=now)
+        self.monitoring.state = self.monitoring.state.labels_matured(matured)
+        self.state = replace(self.state, labelled_until=now)
+
+    def _weekly(self, now: int) -> None:
+        """Record how the newest week with matured labels went, for the managed system and the frozen model."""
+        end = now - self.project.plan.mature
+        start = max(end - WEEK, self.state.serving_since or end)
+        frozen = self.state.frozen
+        managed = self.live.metric("auc", start, end, now=now)
+        body: dict[str, Any] = {"start": start, "end": end, "managed": managed.to_dict()}
+        if frozen is not None:
+            body |= {"frozen": self.live.metric("auc", start, end, now=now, version=frozen).to_dict()}
+        body |= {"traffic": self.live.traffic(now - WEEK, now), "frozen_version": frozen}
+        delays = self.live.delays(now, matured=self.project.plan.mature, over=WEEK)
+        self.record("performance", self.project.name, body | {"delays": delays.to_dict()})
+
+    def retrain(self, now: int, causes: tuple[Cause, ...]) -> Candidate | None:
+        """Train a candidate now, unless data are held; a failure is recorded and counts for the next cool-down."""
+        state = self.monitoring.state
+        self.monitoring.state = state.retraining_began(now)
+        asked = {"causes": [asdict(cause) for cause in causes]}
+        champion = self.footing.registry.champion()
+        try:
+            self.gatekeeper.refuse_if_held()
+            candidate = learn(
+                self.project,
+                self.footing,
+                as_of=now,
+                champion=None if champion is None else self.servable(champion.name),
+                params=self.state.params,
+            )
+        except (DataError, UserCodeError) as error:
+            self.monitoring.state = self.monitoring.state.retraining_ended(trained=False)
+            self.record("retrain.failed", self.project.name, asked | {"error": error.to_dict()})
+            return None
+        self.monitoring.state = self.monitoring.state.retraining_ended(trained=True)
+        self._take(candidate, now, asked)
+        return candidate
+
+    def _take(self, candidate: Candidate, now: int, asked: Mapping[str, Any]) -> None:
+        name, passed = candidate.version.name, candidate.evaluation.passed
+        self.servables[name] = candidate.servable
+        failed = [gate.gate for gate in candidate.evaluation.failed]
+        self.record("retrained", name, {**asked, "passed": passed, "failed_gates": failed})
+        params = dict(candidate.trained.record.params)
+        self.state = replace(self.state, params=params)
+        if not passed:
+            self.footing.registry.archive(name, why=f"gates failed: {'; '.join(failed)}", actor="headrace")
+            return
+        if self.state.rollout is not None or self.state.candidate is not None:
+            self.record("superseded", name, {"why": "another candidate is being rolled out"})
+            return
+        watches = {name: candidate.watch.dump()}
+        self.state = replace(self.state, candidate=name, ready_at=now + TRAINING_TAKES, watches=watches)
+
+    def _begin_rollout(self, now: int) -> None:
+        name = self.state.candidate
+        assert name is not None
+        rollout, champion = self.project.pipeline.rollout, self.footing.registry.champion()
+        if champion is None or rollout is None or not rollout.steps:
+            why = "no champion to compare with" if champion is None else "no rollout is declared"
+            self.footing.registry.promote(name, why=why, actor="headrace")
+            self.state = replace(self.state, serving_since=self.state.serving_since or now)
+            self._crown(name)
+            return
+        number = self.state.rollouts + 1
+        salt = f"r{number}-{content_hash([self.project.name, name, number])[:8]}"
+        state = begin(rollout, rollout_id=salt, candidate=name, champion=champion.name, now=now)
+        self.footing.registry.challenge(name, why="its gates passed", actor="headrace", evidence={"rollout": salt})
+        self.state = replace(self.state, candidate=None, rollout=state.to_dict(), rollouts=number)
+        if self.state.planted:
+            self.state = replace(self.state, planted=False, corrupted=name)
+            self.record("fault", "bad_model", {"version": name, "what": "corrupted: it now answers the opposite"})
+        self.record("rollout", name, {"decision": "begin", "state": state.to_dict()})
+        self.restore_routes()
+
+    def _advance_rollout(self, now: int) -> None:
+        rollout, state = self.project.pipeline.rollout, self.rollout_state
+        assert rollout is not None
+        assert state is not None
+        scope = Scope(state.candidate, state.step_started, {"champion": state.champion or ""})
+        quantities = [limit.quantity for limit in rollout.abort_if]
+        measured = {str(q): self.live.measure(q, now, scope) for q in quantities}  # type: ignore[arg-type]
+        rows = self.live.rows_of(state.candidate, since=state.step_started, now=now)
+        if state.status == "canary":
+            rows = self.live.traffic(state.step_started, now).get(state.candidate, 0)
+        following, decision = advance(state, rollout, now, Observed(rows, measured))
+        self.state = replace(self.state, rollout=following.to_dict())
+        if decision.kind == "hold":
+            return
+        body = {"decision": decision.kind, "why": decision.reason, "evidence": decision.to_dict()}
+        self.record("rollout", state.candidate, body | {"state": following.to_dict()})
+        if decision.kind == "abort":
+            self.footing.registry.challenge(None, why=decision.reason, actor="headrace")
+            self.footing.registry.archive(state.candidate, why=f"rollout aborted: {decision.reason}", actor="headrace")
+            self.state = replace(self.state, rollout=None, corrupted=None, watches={})
+        elif decision.kind == "promote":
+            why = f"rollout complete: {decision.reason}"
+            self.footing.registry.promote(state.candidate, why=why, actor="headrace", evidence={"rollout": state.id})
+            self.state = replace(self.state, rollout=None)
+            self._crown(state.candidate)
+        self.restore_routes()
+
+    def _crown(self, name: str) -> None:
+        """Watch drift against the new champion's own training rows from now on."""
+        if name in self.state.watches:
+            self.monitoring.drift = DriftWatch.load(self.state.watches[name])
+        self.state = replace(self.state, candidate=None, watches={})
+        kept = {name, self.state.frozen}
+        self.servables = {version: s for version, s in self.servables.items() if version in kept}
+        self.restore_routes()
+
+    def dump(self) -> dict[str, Any]:
+        """Return the loop's whole state as plain JSON, but for what was served."""
+        drift = self.monitoring.drift
+        return {
+            "control": asdict(self.state),
+            "monitoring": self.monitoring.dump(),
+            "drift": None if drift is None else drift.dump(),
+            "gatekeeper": self.gatekeeper.dump(),
+        }

@@ -1,0 +1,125 @@
+"""Train a version: training set, search or refit, gates against the champion, registration. One order for run and replay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from headrace.core.time import DAY, Clock
+from headrace.evaluation.record import Evaluation
+from headrace.evaluation.run import Footprint, JudgedRows, evaluate, score_rows
+from headrace.features.offline import training_set
+from headrace.features.record import TrainingSet
+from headrace.models.servable import Servable
+from headrace.monitoring.drift import DriftWatch, reference_profiles, training_history
+from headrace.pipelines.gatekeeper import read_reveals
+from headrace.pipelines.project import Project
+from headrace.registry.record import Version
+from headrace.registry.run import Registry
+from headrace.storage.ledger import Ledger
+from headrace.storage.tables import Tables
+from headrace.training.facts import gather
+from headrace.training.plan import kind_of
+from headrace.training.record import Trial
+from headrace.training.run import Trained, train
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Hold a registered version, its servable, how it was judged, and what its inputs looked like in training."""
+
+    version: Version
+    servable: Servable
+    evaluation: Evaluation
+    trained: Trained
+    watch: DriftWatch
+
+
+@dataclass(frozen=True)
+class Footing:
+    """Hold what a training needs beside the project: stores, clock, seed, threads, and where latencies come from."""
+
+    ledger: Ledger
+    tables: Tables
+    registry: Registry
+    clock: Clock
+    seed: int
+    threads: int
+    latency: Mapping[str, float]
+    latency_modelled: bool
+
+
+def build_training_set(project: Project, footing: Footing, as_of: int) -> TrainingSet:
+    """Return the training set as it stands at `as_of`, with the table versions that it follows from."""
+    reveals = read_reveals(footing.tables, project.plan.sources)
+    manifest = {"sources": {name: {"reveals": _known(table, as_of)} for name, table in reveals.items()}}
+    return training_set(project.plan, reveals, as_of=as_of, manifest=manifest | {"arrival": "assumed"})
+
+
+def _known(table: pa.Table, as_of: int) -> int:
+    import pyarrow.compute as pc
+
+    return int(pc.sum(pc.less_equal(table["_arrival"], as_of)).as_py() or 0)
+
+
+def learn(
+    project: Project,
+    footing: Footing,
+    *,
+    as_of: int,
+    champion: Servable | None,
+    params: Mapping[str, Any] | None,
+    progress: Callable[[Trial], None] | None = None,
+) -> Candidate:
+    """Train on what had matured by `as_of`, judge against the champion on the same rows, and register the version.
+
+    Raises:
+        DataError: too few matured rows.
+        UserCodeError: the project's training function failed.
+    """
+    pipeline = project.pipeline
+    rows = build_training_set(project, footing, as_of)
+    trained = train(
+        pipeline.model,
+        rows,
+        params=params,
+        seed=footing.seed,
+        threads=footing.threads,
+        clock=footing.clock,
+        tracker=footing.ledger,
+        progress=progress,
+        facts=gather(project.folder),
+        decision={"version": pipeline.decision.version} if pipeline.decision else {},
+    )
+    evaluation = judge(project, footing, trained, rows, champion)
+    version = footing.registry.register(trained.servable, trained.record, evaluation)
+    reference = reference_profiles(rows, trained.servable.score(trained.servable.encoder.encode(rows.features)))
+    watch = DriftWatch(reference, training_history(rows, reference))
+    return Candidate(version, trained.servable, evaluation, trained, watch)
+
+
+def judge(
+    project: Project, footing: Footing, trained: Trained, rows: TrainingSet, champion: Servable | None
+) -> Evaluation:
+    """Evaluate a trained model's gates on its test rows, beside the champion on the same rows.
+
+    Rows of one day share a fate, so the comparison resamples whole days.
+    """
+    test = trained.split.test
+    threshold = project.pipeline.decision.value if project.pipeline.decision else 0.5
+    judged = JudgedRows(
+        rows.label[test],
+        score_rows(trained.servable, rows, test),
+        None if champion is None else score_rows(champion, rows, test),
+        rows.rows.take(pa.array(test)),
+        threshold=threshold,
+        clusters=rows.t[test] // DAY,
+    )
+    source = "modelled" if footing.latency_modelled else "measured"
+    footprint = Footprint(trained.servable.size, footing.latency, "modelled" if source == "modelled" else "measured")
+    rng = np.random.default_rng([footing.seed, len(rows)])
+    return evaluate(project.pipeline.gates, judged, footprint, task=kind_of(project.pipeline.model), rng=rng)

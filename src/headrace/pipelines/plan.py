@@ -1,0 +1,89 @@
+"""Say what would run and why, from definitions alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headrace.core.time import format_duration
+from headrace.features.offline import direct_columns
+from headrace.features.plan import DatasetPlan
+from headrace.pipelines.definition import Pipeline
+from headrace.pipelines.project import Project
+from headrace.pipelines.view import Table, View
+from headrace.sources.definition import describe
+
+
+def describe_plan(project: Project) -> View:
+    """Return the pipeline's steps, sources, features and policies; reads no data and starts nothing."""
+    pipeline, plan = project.pipeline, project.plan
+    steps = _steps(pipeline, plan)
+    sources = [
+        {"source": s.name, "row_id": [c.name for c in s.id_columns], "columns": [_column(s, c) for c in s.columns]}
+        for s in plan.sources
+    ]
+    columns = [[f"{s.name}.{c.name}", c.dtype, str(s.moments[c])] for s in plan.sources for c in s.columns]
+    features = [{"feature": c.name, "type": c.dtype, "computed": c.origin, "known": known} for c, known in _known(plan)]
+    policies = _policies(pipeline)
+    data = {"pipeline": project.target, "dataset": plan.hash, "steps": steps, "sources": sources}
+    tables = [
+        Table("Steps, in order", ["step", "what it does", "why"], [[s["step"], s["what"], s["why"]] for s in steps]),
+        Table(
+            "Columns and the moment at which each is known",
+            ["column", "type", "known at"],
+            columns,
+        ),
+        Table(
+            "Features", ["feature", "type", "computed", "from values known at"], [list(f.values()) for f in features]
+        ),
+        Table("Policies", ["policy", "limit"], policies),
+    ]
+    asked = ", ".join(c.name for c in direct_columns(plan))
+    notes = (f"A request brings: {asked}.", f"Run it: headrace run {project.target}")
+    return View(f"Plan of {project.target}", data | {"features": features, "policies": policies}, tables, notes)
+
+
+def _column(source: Any, column: Any) -> dict[str, Any]:
+    return describe(column) | {"known_at": str(source.moments[column])}
+
+
+def _known(plan: DatasetPlan) -> list[tuple[Any, str]]:
+    moments = {i: str(plan.rows.moments[c]) for i, c in plan.row_columns}
+    for binding in plan.bindings:
+        at = binding.offset
+        for lane in binding.lanes:
+            for _ in lane.outputs:
+                moments[at] = str(lane.moment)
+                at += 1
+    return [(c, moments.get(i, "the prediction's moment")) for i, c in enumerate(plan.columns)]
+
+
+def _steps(pipeline: Pipeline, plan: DatasetPlan) -> list[dict[str, str]]:
+    lanes = sum(len(g.lanes) for g in plan.groups)
+    search = pipeline.model.search
+    trials = f"{search.trials} trials on {search.metric}, then the best" if search else "one fit"
+    rows = [
+        ("ingest", f"read {', '.join(s.name for s in plan.sources)} as reveals", "the dataset reads them"),
+        ("validate", "check every row and delivery; quarantine or stop", "nothing unchecked goes on"),
+        ("features", f"{len(plan.columns)} features from {lanes} windowed lanes, offline and online", "one definition"),
+        (
+            "train",
+            f"{pipeline.model.name}: {trials}, beside a {pipeline.model.baseline} baseline",
+            f"rows matured after {format_duration(plan.mature)}",
+        ),
+        ("evaluate", f"{len(pipeline.gates)} gates on the test rows", "a model is promoted for reasons that are kept"),
+        ("register", "a version with manifest, hashes and lineage", "rollback needs it"),
+        (
+            "roll out",
+            " → ".join(str(s) for s in pipeline.rollout.steps) if pipeline.rollout else "at once",
+            "limits the harm",
+        ),
+    ]
+    return [dict(zip(("step", "what", "why"), row, strict=True)) for row in rows]
+
+
+def _policies(pipeline: Pipeline) -> list[list[str]]:
+    rows = [["gate", str(gate)] for gate in pipeline.gates]
+    if pipeline.rollout:
+        rows += [["abort the rollout if", str(rule)] for rule in pipeline.rollout.abort_if]
+    rows += [[f"watch every {format_duration(m.every)}", str(m.condition)] for m in pipeline.monitors]
+    return rows + [["retrain on", str(trigger)] for trigger in pipeline.retrain_on]

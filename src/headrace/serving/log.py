@@ -1,0 +1,252 @@
+"""Log every prediction in a write-ahead file: appended in memory, written in groups, synced as the policy says."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from headrace.core.errors import Corrupt, UsageError
+from headrace.core.failpoints import reach
+from headrace.features.record import OK, STATUS, FeatureColumn, FeatureVector
+from headrace.serving import record
+from headrace.serving.record import FIXED, FRAME, MEASURED, NAME, NO_DECISION, Prediction, Shadow, prediction_id
+
+GROUP_BYTES = 1 << 20
+
+
+@dataclass
+class Block:
+    """Hold the feature vectors and answers of the open segment as growing columns, for monitoring."""
+
+    words: bytearray = field(default_factory=bytearray)
+    status: bytearray = field(default_factory=bytearray)
+    texts: list[list[str | None]] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+
+    def arrays(self, columns: int) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.float64]]:
+        """Return words and statuses, shape (rows, columns), and scores."""
+        words = np.frombuffer(bytes(self.words), np.int64).reshape(-1, columns)
+        status = np.frombuffer(bytes(self.status), np.uint8).reshape(-1, columns)
+        return words, status, np.array(self.scores, np.float64)
+
+
+class PredictionLog:
+    """Append predictions to numbered segments in a folder; one writer.
+
+    `durable=True` syncs after every `commit`; else the caller commits at least once a window (`headrace serve`: 1 s), and
+    after a crash of the machine at most that window is missing. After a kill nothing that was committed is missing.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        columns: Sequence[FeatureColumn],
+        request: Sequence[str],
+        *,
+        segment: int,
+        durable: bool = True,
+    ) -> None:
+        self.folder, self.columns, self.request = folder, tuple(columns), tuple(request)
+        self.durable = durable
+        self._buffer = bytearray()
+        self._file: Any = None
+        self.open_segment(segment)
+
+    def open_segment(self, segment: int) -> None:
+        """Begin a segment afresh; what an interrupted run left under its number is dropped."""
+        self.close()
+        self.segment, self.count, self.block = segment, 0, Block()
+        self._names: dict[str, int] = {}
+        self._digest = hashlib.sha256()
+        self._file = open(self.folder / segment_name(segment), "wb", opener=_private)  # noqa: SIM115 - held open
+        header = {"segment": segment, "columns": [[c.name, c.dtype, c.origin] for c in self.columns]}
+        self._frame(b"\x02" + orjson.dumps(header | {"request": list(self.request)}))
+
+    def append(
+        self,
+        row_id: bytes,
+        t: int,
+        request: Sequence[Any],
+        vector: FeatureVector,
+        score: float,
+        *,
+        version: str,
+        variant: str,
+        threshold: str,
+        decision: bool | None,
+        flags: int,
+        shadows: Sequence[tuple[str, float | None]],
+        latency_us: float,
+    ) -> str:
+        """Add a prediction and return its id; it is on disk after the next `commit`."""
+        codes = [self._names.get(n, -1) for n in (version, variant, threshold)]
+        if -1 in codes:
+            codes = [self._code(n) for n in (version, variant, threshold)]
+        words, status = vector.words.tobytes(), vector.status.tobytes()
+        texts = vector.texts.copy()
+        rest = orjson.dumps([request, texts, shadows])
+        number = self.count
+        decided = NO_DECISION if decision is None else int(decision)
+        sizes = (len(row_id), len(words), len(status))
+        body = FIXED.pack(record.KIND_PREDICTION, number, t, score, *codes, decided, flags, *sizes)
+        body += row_id + words + status + rest
+        self._digest.update(body)
+        self._frame(body + MEASURED.pack(latency_us))
+        block = self.block
+        block.words += words
+        block.status += status
+        block.texts.append(texts)
+        block.scores.append(score)
+        self.count = number + 1
+        return prediction_id(self.segment, number)
+
+    def _code(self, name: str) -> int:
+        code = self._names.get(name)
+        if code is None:
+            code = self._names[name] = len(self._names)
+            body = NAME.pack(record.KIND_NAME, code) + name.encode()
+            self._digest.update(body)
+            self._frame(body)
+        return code
+
+    def _frame(self, body: bytes) -> None:
+        self._buffer += FRAME.pack(len(body), zlib.crc32(body)) + body
+        if len(self._buffer) >= GROUP_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        if self._buffer:
+            self._file.write(self._buffer)
+            self._buffer.clear()
+
+    def commit(self) -> None:
+        """Hand everything appended so far to the operating system, and with `durable` to the disk."""
+        self._write()
+        self._file.flush()
+        reach("predictions.before_sync")
+        if self.durable:
+            os.fsync(self._file.fileno())
+
+    def seal(self) -> str:
+        """Commit the segment and return the digest of its content, measured fields left out."""
+        self.commit()
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        """Commit and close the open segment."""
+        if self._file is not None:
+            self.commit()
+            self._file.close()
+            self._file = None
+
+
+def segment_name(segment: int) -> str:
+    """Return the file name of a segment."""
+    return f"segment-{segment:06d}.log"
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def segments(folder: Path) -> list[int]:
+    """Return the numbers of the segments in a folder, ascending."""
+    return sorted(int(p.stem.removeprefix("segment-")) for p in folder.glob("segment-*.log"))
+
+
+def frames(content: bytes, where: str) -> Iterator[bytes]:
+    """Yield the frames of a segment; a torn tail, which was never acknowledged, is dropped.
+
+    Raises:
+        Corrupt: damage that is not a torn tail.
+    """
+    at = 0
+    while at + FRAME.size <= len(content):
+        size, crc = FRAME.unpack_from(content, at)
+        body = content[at + FRAME.size : at + FRAME.size + size]
+        if len(body) < size:
+            return
+        if zlib.crc32(body) != crc:
+            if at + FRAME.size + size >= len(content):
+                return
+            raise Corrupt(
+                "the prediction log is damaged", where=f"{where}, byte {at}", next_step="restore it from a backup"
+            )
+        yield body
+        at += FRAME.size + size
+
+
+def read_segment(folder: Path, segment: int) -> Iterator[Prediction]:
+    """Yield the predictions of a segment in order.
+
+    Raises:
+        UsageError: there is no such segment.
+        Corrupt: the file is damaged.
+    """
+    path = folder / segment_name(segment)
+    if not path.is_file():
+        raise UsageError("no such part of the prediction log", where=path.name, next_step="headrace doctor")
+    names: dict[int, str] = {}
+    header: Mapping[str, Any] = {}
+    for body in frames(path.read_bytes(), path.name):
+        if body[0] == record.KIND_NAME:
+            names[NAME.unpack_from(body)[1]] = body[NAME.size :].decode()
+        elif body[0] == record.KIND_PREDICTION:
+            yield _decode(body, names, header)
+        else:
+            header = orjson.loads(body[1:])
+
+
+def _decode(body: bytes, names: Mapping[int, str], header: Mapping[str, Any]) -> Prediction:
+    fields = FIXED.unpack_from(body)
+    _, number, t, score, version, variant, threshold, decision, flags, *sizes = fields
+    at, parts = FIXED.size, []
+    for size in sizes:
+        parts.append(body[at : at + size])
+        at += size
+    request, texts, shadows = orjson.loads(body[at : -MEASURED.size])
+    columns = tuple(FeatureColumn(*c) for c in header["columns"])
+    words, status = np.frombuffer(parts[1], np.int64), np.frombuffer(parts[2], np.uint8)
+    features = FeatureVector(columns, words, status, texts).to_dict()
+    return Prediction(
+        id=prediction_id(header["segment"], number),
+        t=t,
+        row_id=parts[0],
+        request=dict(zip(header["request"], request, strict=True)),
+        features=features,
+        status={c.name: STATUS[s] for c, s in zip(columns, status.tolist(), strict=True) if s != OK},
+        score=score,
+        decision=None if decision == NO_DECISION else bool(decision),
+        version=names[version],
+        variant=names[variant],
+        threshold=names[threshold],
+        flags=flags,
+        shadows=tuple(Shadow(v, s) for v, s in shadows),
+        latency_us=round(MEASURED.unpack(body[-MEASURED.size :])[0], 3),
+    )
+
+
+def find(folder: Path, wanted: str) -> Prediction:
+    """Return a prediction by its id.
+
+    Raises:
+        UsageError: no such prediction.
+        Corrupt: the log is damaged.
+    """
+    segment, _, number = wanted.removeprefix("p").partition("-")
+    if wanted[:1] == "p" and segment.isdigit() and number.isdigit() and int(segment) in segments(folder):
+        for prediction in read_segment(folder, int(segment)):
+            if prediction.id == wanted:
+                return prediction
+    known = segments(folder)
+    example = prediction_id(known[-1], 0) if known else "p000001-000000"
+    raise UsageError("no such prediction", got=wanted, expected=f"an id that was answered, as {example}")

@@ -1,0 +1,349 @@
+"""Declare where rows come from: a source is a class, its columns say type, valid values and when they become known."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from headrace.core.errors import DefinitionError, UnknownColumn, did_you_mean
+from headrace.core.expressions import Column, Expr, Moment, columns_of
+from headrace.core.identity import content_hash
+from headrace.core.location import user_frame, user_location
+from headrace.core.time import Instant
+
+DTYPES: dict[Any, str] = {str: "str", int: "int", float: "float", bool: "bool", Instant: "instant", date: "date"}
+
+
+def column(
+    *,
+    name: str | None = None,
+    ge: float | None = None,
+    le: float | None = None,
+    matches: str | None = None,
+    isin: Iterable[Any] | None = None,
+    unit: str | None = None,
+    known_at: Expr[Any] | None = None,
+    due: Expr[Any] | None = None,
+    state: bool = False,
+    pii: bool = False,
+    allow_nan: bool = False,
+    description: str | None = None,
+) -> Any:
+    """Declare a column; its type comes from the annotation `hr.Column[float | None]`.
+
+    `name` is the column's name in the data where it is no Python name. `ge`, `le`, `matches` and `isin` are checked for
+    every value. `known_at` is the moment at which the value is known, `due` the moment by which it should be there
+    (null rates count only rows past it). `state=True` marks a value that holds until replaced: it may be used at its
+    own moment, and its newest null wins.
+    """
+    allowed = None if isin is None else tuple(isin)
+    return Column(
+        role="column",
+        known_at=known_at,
+        due=due,
+        unit=unit,
+        description=description,
+        ge=ge,
+        le=le,
+        matches=matches,
+        isin=allowed,
+        allow_nan=allow_nan,
+        state=state,
+        pii=pii,
+        renamed=name,
+    )
+
+
+def entity(
+    *,
+    name: str | None = None,
+    matches: str | None = None,
+    known_at: Expr[Any] | None = None,
+    pii: bool = False,
+    description: str | None = None,
+) -> Any:
+    """Declare a column that names a thing which has features: a carrier, a card, an aircraft."""
+    return Column(role="entity", matches=matches, known_at=known_at, pii=pii, renamed=name, description=description)
+
+
+def row_id(*parts: Column[Any], name: str | None = None) -> Any:
+    """Declare the column, or with `parts` the columns together, that name a row: all its reveals carry the same id."""
+    return Column(role="row_id", parts=parts, renamed=name)
+
+
+def event_time(*, name: str | None = None, description: str | None = None) -> Any:
+    """Declare the instant at which the row's event happens; the default moment of every column."""
+    return Column(role="event_time", renamed=name, description=description)
+
+
+@dataclass(frozen=True)
+class SourceDefinition:
+    """Hold what a source class said, checked; every later stage reads this and not the class."""
+
+    name: str
+    columns: tuple[Column[Any], ...]
+    id_columns: tuple[Column[Any], ...]
+    time: Column[Any]
+    default_known_at: Expr[Any]
+    checks: Any
+    location: str
+
+    @cached_property
+    def index(self) -> dict[Column[Any], int]:
+        """Return each column's place in a row."""
+        return {column: place for place, column in enumerate(self.columns)}
+
+    @cached_property
+    def by_name(self) -> dict[str, Column[Any]]:
+        """Return the columns by their Python names."""
+        return {column.name: column for column in self.columns}
+
+    @cached_property
+    def moments(self) -> dict[Column[Any], Moment]:
+        """Return the moment at which each column's value is known.
+
+        Its own `known_at`, else, for a column named in some `known_at`, its own value moved by the smallest offset it
+        is named with (whoever knows the moment knows the column), else the source's `known_at`, else the event time.
+        """
+        named: dict[Column[Any], int] = {}
+        spoken = [c.known_at for c in self.columns if c.known_at is not None]
+        for expr in [*spoken, self.default_known_at]:
+            for inner, offset in Moment.of(expr).terms:
+                named[inner] = min(offset, named.get(inner, offset))
+        found = {}
+        for c in self.columns:
+            if c.known_at is not None:
+                found[c] = Moment.of(c.known_at)
+            elif c in named:
+                found[c] = Moment(((c, named[c]),))
+            else:
+                found[c] = Moment.of(self.default_known_at)
+        return found
+
+    @cached_property
+    def hash(self) -> str:
+        """Return the content hash of the source's schema and moments."""
+        return content_hash([self.name, [describe(c) | {"known": str(self.moments[c])} for c in self.columns]])
+
+    def find(self, name: str, where: str | None = None) -> Column[Any]:
+        """Return a column by name.
+
+        Raises:
+            UnknownColumn: there is none.
+        """
+        if name not in self.by_name:
+            raise UnknownColumn(
+                f"{self.name} has no column {name}",
+                where=where or self.location,
+                got=name,
+                expected=sorted(self.by_name),
+                next_step=did_you_mean(name, self.by_name),
+            )
+        return self.by_name[name]
+
+
+def describe(column: Column[Any]) -> dict[str, Any]:
+    """Return a column as plain JSON values, for hashes, manifests and pages."""
+    fields = {"name": column.name, "type": column.dtype, "nullable": column.nullable, "role": column.role}
+    rest = {k: getattr(column, k) for k in ("unit", "ge", "le", "matches", "state", "allow_nan", "pii", "description")}
+    isin = None if column.isin is None else list(column.isin)
+    return fields | {k: v for k, v in {**rest, "isin": isin}.items() if v not in (None, False)}
+
+
+class SourceMeta(type):
+    """Make a misspelt column of a source an error with a suggestion."""
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(cls, name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            definition = cls.__dict__.get("__definition__")
+            known = definition.by_name if definition else ()
+            raise UnknownAttribute(
+                f"{cls.__name__} has no column {name}",
+                where=user_location(),
+                got=name,
+                next_step=did_you_mean(name, known),
+            )
+
+
+class UnknownAttribute(UnknownColumn, AttributeError):
+    """Report a misspelt column; an `AttributeError` too, so that `hasattr` and editors work."""
+
+
+class Source(metaclass=SourceMeta):
+    """Describe a table or stream of rows; subclass it and annotate columns with `hr.Column[type]`.
+
+    >>> class Trips(Source):
+    ...     trip: Column[str] = row_id()
+    ...     start: Column[Instant] = event_time()
+    ...     distance: Column[float] = column(ge=0, unit="km")
+    >>> str(definition_of(Trips).moments[Trips.distance])
+    'Trips.start'
+    """
+
+    __definition__: ClassVar[SourceDefinition]
+    known_at: ClassVar[Any] = None
+    checks: ClassVar[Any] = None
+
+    def __init_subclass__(cls) -> None:
+        location = user_location()
+        columns, composite = _collect(cls, location)
+        time = _only(columns, "event_time", cls, location)
+        known = cls.__dict__.get("known_at")
+        ids = composite or (_only(columns, "row_id", cls, location),)
+        cls.__definition__ = SourceDefinition(
+            name=cls.__name__,
+            columns=columns,
+            id_columns=ids,
+            time=time,
+            default_known_at=time if known is None else known,
+            checks=cls.__dict__.get("checks"),
+            location=location,
+        )
+        _check(cls.__definition__)
+
+
+def definition_of(source: type[Source]) -> SourceDefinition:
+    """Return what a source class said.
+
+    Raises:
+        DefinitionError: the value is no source class.
+    """
+    found = getattr(source, "__definition__", None) if isinstance(source, type) else None
+    if not isinstance(found, SourceDefinition):
+        raise DefinitionError("not a source", where=user_location(), got=source, expected="a subclass of hr.Source")
+    return found
+
+
+def source_of(column: Column[Any]) -> SourceDefinition:
+    """Return the source that a column belongs to.
+
+    Raises:
+        DefinitionError: the column is in no source class.
+    """
+    if column.owner is None:
+        raise DefinitionError("a column outside any source", where=column.location, got=str(column))
+    return definition_of(column.owner)
+
+
+def _collect(cls: type[Source], location: str) -> tuple[tuple[Column[Any], ...], tuple[Column[Any], ...]]:
+    """Name the class's columns and type them from their annotations; return them and a composite row id's parts."""
+    hints, columns = _annotations(cls), []
+    composite: tuple[Column[Any], ...] = ()
+    for name, value in list(cls.__dict__.items()):
+        if not isinstance(value, Column) or value.owner is not None or name == "known_at":
+            continue
+        if value.parts:
+            composite = value.parts
+            continue
+        if name not in hints:
+            raise DefinitionError(
+                f"{cls.__name__}.{name} has no type", where=value.location, expected=f"{name}: hr.Column[str] = ..."
+            )
+        value.name, value.owner = name, cls
+        value.dtype, value.nullable = _dtype(hints[name], f"{cls.__name__}.{name}", value.location)
+        columns.append(value)
+    for name in hints:
+        if name not in cls.__dict__:
+            raise DefinitionError(
+                f"{cls.__name__}.{name} has a type and no value", where=location, expected=f"{name}: ... = hr.column()"
+            )
+    return tuple(columns), composite
+
+
+def _annotations(cls: type[Source]) -> dict[str, Any]:
+    """Return the class's own annotations, evaluated where the class was written."""
+    frame = user_frame()
+    scope: dict[str, Any] = dict(vars(sys.modules[cls.__module__])) if cls.__module__ in sys.modules else {}
+    local = {**frame.f_globals, **frame.f_locals} if frame else {}
+    hints = {}
+    for name, text in inspect.get_annotations(cls).items():
+        holder = type("holder", (), {"__annotations__": {name: text}})
+        try:
+            hint = typing.get_type_hints(holder, scope, local)[name]
+        except NameError as error:
+            raise DefinitionError(
+                f"{cls.__name__}.{name}: its type is unknown", where=user_location(), got=text
+            ) from error
+        if typing.get_origin(hint) is not ClassVar:
+            hints[name] = hint
+    return hints
+
+
+def _dtype(hint: Any, label: str, location: str) -> tuple[str, bool]:
+    """Read `hr.Column[float | None]` as ("float", True)."""
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is Column and len(arguments) == 1:
+        options = typing.get_args(arguments[0]) or (arguments[0],)
+        inner = [o for o in options if o is not type(None)]
+        if len(inner) == 1 and inner[0] in DTYPES:
+            return DTYPES[inner[0]], len(inner) < len(options)
+    expected = "hr.Column[T] or hr.Column[T | None], T one of str, int, float, bool, hr.Instant, hr.Date"
+    raise DefinitionError(f"{label}: not a column type", where=location, got=hint, expected=expected)
+
+
+def _only(columns: tuple[Column[Any], ...], role: str, cls: type[Source], location: str) -> Column[Any]:
+    found = [c for c in columns if c.role == role]
+    if len(found) == 1:
+        return found[0]
+    raise DefinitionError(
+        f"{cls.__name__} needs exactly one {role} column",
+        where=location,
+        got=[c.name for c in found] or "none",
+        expected=f"one column = hr.{role}()",
+        next_step="row_id = hr.row_id(a, b) names several columns" if role == "row_id" else None,
+    )
+
+
+def _check(definition: SourceDefinition) -> None:
+    """Refuse moments that name other sources, non-instants or circles, and ids that may be null."""
+    for c in definition.id_columns:
+        if c not in definition.index or c.nullable:
+            raise DefinitionError(
+                "a row id must be a column of its source and never null", where=c.location, got=str(c)
+            )
+    spoken = [c.known_at for c in definition.columns] + [c.due for c in definition.columns]
+    for expr in [e for e in (*spoken, definition.default_known_at) if e is not None]:
+        for inner in columns_of(expr):
+            if inner not in definition.index or inner.dtype not in ("instant", "date"):
+                raise DefinitionError(
+                    f"{definition.name}: not an instant of this source",
+                    where=expr.location if not isinstance(expr, Column) else definition.location,
+                    got=str(inner),
+                    expected=[c.name for c in definition.columns if c.dtype == "instant"],
+                )
+    if definition.time.nullable or definition.time.dtype not in ("instant", "date"):
+        raise DefinitionError(
+            "the event time must be an instant and never null", where=definition.time.location, got=str(definition.time)
+        )
+    for c in definition.columns:
+        _refuse_circle(definition, c)
+
+
+def _refuse_circle(definition: SourceDefinition, column: Column[Any]) -> None:
+    seen = {column: column.name}
+    current = column
+    while (following := definition.moments[current].terms[0][0]) not in seen:
+        seen[following] = following.name
+        current = following
+    if following is not current:
+        path = " -> ".join([*seen.values(), following.name])
+        raise DefinitionError("known_at goes in a circle", where=column.location, got=path)
+
+
+def schema_lines(definition: SourceDefinition) -> list[Mapping[str, Any]]:
+    """Return one mapping for each column with its type and moment, for `headrace plan` and the catalogue."""
+    return [describe(c) | {"known_at": str(definition.moments[c])} for c in definition.columns]
+
+
+def shift_of(expr: Expr[Any]) -> tuple[Column[Any], int]:
+    """Return the one column and offset of a moment such as `sched_dep - "1h"`."""
+    return Moment.of(expr).terms[0]

@@ -1,0 +1,1 @@
+"""Compute statistics: pure arithmetic on numpy arrays, each function with the source of its formula."""

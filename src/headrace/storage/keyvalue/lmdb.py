@@ -1,0 +1,387 @@
+"""Keep keys and values in one LMDB environment: memory-mapped reads, one writer, a commit fsynced without its meta page.
+
+Metasync is off: a crash of the machine may lose the newest commit but never damages the file. The map is address space,
+not disk: it starts at `map_size` and doubles when less than `HEADROOM` of it is left.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import lmdb
+
+from headrace.core.errors import ConfigurationError, Corrupt, HeadraceError, Unavailable
+from headrace.core.failpoints import reach
+from headrace.storage.keyvalue.protocol import Access, Capabilities, Get, bad_key, digest_rows, unknown_database
+
+MAP_SIZE = 1 << 30
+HEADROOM = 256 << 20
+MAX_DATABASES = 64
+MAX_READERS = 512
+RESIZE_SECONDS = 5.0
+REBUILD = "headrace online rebuild"
+# The 0.9 file format, whatever engine the installed package would choose for new files.
+ENGINE = 0
+# Reading every page in Python costs about 11 ms a MiB, so only small files are checked whole when they are opened.
+VERIFY_BYTES = 8 << 20
+DAMAGE = (
+    lmdb.CorruptedError,
+    lmdb.InvalidError,
+    lmdb.PageNotFoundError,
+    lmdb.PanicError,
+    lmdb.VersionMismatchError,
+    lmdb.CursorFullError,
+)
+
+
+class LmdbKeyValue:
+    """Implement the store in a folder of its own; open it once in a process, and after any fork.
+
+    Args:
+        location: the folder.
+        databases: the names that it holds.
+        read_only: open for reading beside another process that writes.
+        map_size: bytes of address space to begin with.
+    """
+
+    def __init__(
+        self, location: str, *, databases: Sequence[str], read_only: bool = False, map_size: int = MAP_SIZE
+    ) -> None:
+        self._path = Path(location)
+        self._read_only = read_only
+        self._transactions = _OpenTransactions()
+        self._grow_to = 0
+        if read_only and _file_size(self._path) == 0:
+            raise ConfigurationError(
+                "there is no key-value store", where=self._where, next_step="headrace run, which creates one"
+            )
+        try:
+            if not read_only:
+                self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._environment = self._open(map_size)
+            self._ensure_whole()
+            self._databases = {name: self._database(name) for name in databases}
+        except (lmdb.Error, OSError) as error:
+            raise self._translate(error) from error
+        self._closed = False
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Return what this backend can do."""
+        return Capabilities(snapshot=True, transactions=True, durable=True, processes=True)
+
+    def read(self) -> _LmdbRead:
+        """Open a snapshot for the length of a `with` block."""
+        return _LmdbRead(self)
+
+    def write(self) -> _LmdbWrite:
+        """Open a transaction for the length of a `with` block; it commits unless the block raises."""
+        return _LmdbWrite(self)
+
+    def digest(self, *databases: str) -> str:
+        """Return the SHA-256 of all rows in key order."""
+        with self.read() as snapshot:
+            return digest_rows(snapshot, databases or tuple(self._databases))
+
+    def close(self) -> None:
+        """Release the store; later calls raise Unavailable."""
+        self._closed = True
+        self._environment.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self, map_size: int) -> lmdb.Environment:
+        return lmdb.Environment(
+            str(self._path),
+            map_size=max(map_size, _file_size(self._path) + HEADROOM),
+            readonly=self._read_only,
+            metasync=False,
+            mode=0o600,
+            create=not self._read_only,
+            max_dbs=MAX_DATABASES,
+            max_readers=MAX_READERS,
+            max_spare_txns=4,
+            lib_version=ENGINE,
+        )
+
+    def _ensure_whole(self) -> None:
+        """Raise Corrupt, with nothing left open, unless the file is as long as it claims and, if small, sound."""
+        try:
+            claimed = (self._environment.info()["last_pgno"] + 1) * self._environment.stat()["psize"]
+            if _file_size(self._path) < claimed:
+                # LMDB would read past the end of its memory map, which kills the process.
+                raise damaged(self._path, f"{_file_size(self._path)} bytes", f"at least {claimed}")
+            if not self._read_only and _file_size(self._path) <= VERIFY_BYTES:
+                with self._environment.begin(write=True):
+                    verify(self._path)
+        except BaseException:
+            self._environment.close()
+            raise
+
+    def _database(self, name: str) -> Any:
+        try:
+            return self._environment.open_db(name.encode(), create=not self._read_only)
+        except lmdb.NotFoundError:
+            return None
+
+    def _handle(self, name: str) -> Any:
+        try:
+            return self._databases[name]
+        except KeyError:
+            raise unknown_database(name, self._databases, self._where) from None
+
+    @property
+    def _where(self) -> str:
+        return f"lmdb:{self._path}"
+
+    def _begin(self, *, write: bool) -> Any:
+        """Begin a transaction, taking up growth by this or another process first."""
+        if self._closed:
+            raise Unavailable("the store is closed", where=self._where, next_step="open it again")
+        if write:
+            self._make_room()
+        self._transactions.enter()
+        try:
+            return self._environment.begin(write=write)
+        except lmdb.MapResizedError:
+            self._transactions.leave()
+            self._resize(0)
+            return self._begin(write=write)
+        except lmdb.Error as error:
+            self._transactions.leave()
+            raise self._translate(error) from error
+
+    def _make_room(self) -> None:
+        if self._read_only:
+            raise Unavailable("the store was opened for reading only", where=self._where)
+        information = self._environment.info()
+        used = (information["last_pgno"] + 1) * self._environment.stat()["psize"]
+        size = information["map_size"]
+        if size - used < min(HEADROOM, size // 2) or size < self._grow_to:
+            self._resize(max(2 * size, self._grow_to))
+            self._grow_to = 0
+
+    def _resize(self, size: int) -> None:
+        """Set the map's size, 0 for what another process chose; no transaction of this process may be open."""
+        with self._transactions.none_open(self._where):
+            self._environment.set_mapsize(size)
+
+    def _room_ran_out(self) -> None:
+        self._grow_to = 2 * self._environment.info()["map_size"]
+
+    def _translate(self, error: Exception) -> HeadraceError:
+        if isinstance(error, DAMAGE):
+            return damaged(self._path, str(error), "an LMDB environment")
+        if isinstance(error, lmdb.BadValsizeError):
+            return bad_key(self._where)
+        if isinstance(error, lmdb.MapFullError):
+            self._room_ran_out()
+            return Unavailable(
+                "room ran out inside the transaction; nothing was written and room was added",
+                where=self._where,
+                next_step="run the same transaction again",
+            )
+        return Unavailable(
+            "the store failed", where=self._where, got=error, next_step="headrace doctor, then try again"
+        )
+
+
+class _OpenTransactions:
+    """Count this process's open transactions: LMDB may resize its map only while there are none."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._open = 0
+
+    def enter(self) -> None:
+        """Count one in; it waits while a resize is under way."""
+        with self._changed:
+            self._open += 1
+
+    def leave(self) -> None:
+        """Count one out."""
+        with self._changed:
+            self._open -= 1
+            if self._open == 0:
+                self._changed.notify_all()
+
+    @contextmanager
+    def none_open(self, where: str) -> Iterator[None]:
+        """Wait until none is open, and keep new ones out for the length of a `with` block.
+
+        Raises:
+            Unavailable: one stayed open for five seconds.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._open == 0, RESIZE_SECONDS):
+                raise Unavailable(
+                    "the store must grow and a snapshot stays open",
+                    where=where,
+                    got=f"{self._open} open transactions",
+                    next_step="close snapshots after each read, then try again",
+                )
+            yield
+
+
+class _LmdbSnapshot:
+    """Read through one LMDB transaction. Every call names its database: LMDB's default one would say nothing."""
+
+    def __init__(self, store: LmdbKeyValue, transaction: Any) -> None:
+        self._store = store
+        self._transaction = transaction
+
+    def get(self, database: str, key: bytes) -> bytes | None:
+        """Return the value of a key, or None."""
+        return self.getter(database)(key)
+
+    def get_many(self, database: str, keys: Iterable[bytes]) -> list[bytes | None]:
+        """Return the values of keys, in their order."""
+        get = self.getter(database)
+        return [get(key) for key in keys]
+
+    def getter(self, database: str) -> Get:
+        """Return the function that reads one database."""
+        handle = self._store._handle(database)
+        return _nothing if handle is None else partial(self._transaction.get, db=handle)
+
+    def items(self, database: str, prefix: bytes = b"", after: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+        """Walk the rows whose key begins with `prefix`, in key order, those above `after` only."""
+        handle = self._store._handle(database)
+        if handle is None:
+            return
+        with self._transaction.cursor(db=handle) as cursor:
+            start = prefix if after is None or after < prefix else after
+            found = cursor.set_range(start) if start else cursor.first()
+            if found and after is not None and cursor.key() == after:
+                found = cursor.next()
+            if not found:
+                return
+            for key, value in cursor:
+                if not key.startswith(prefix):
+                    break
+                yield key, value
+
+    def count(self, database: str) -> int:
+        """Return the number of rows."""
+        handle = self._store._handle(database)
+        return 0 if handle is None else int(self._transaction.stat(handle)["entries"])
+
+
+class _LmdbTransaction(_LmdbSnapshot):
+    """Write through one LMDB transaction."""
+
+    def put(self, database: str, key: bytes, value: bytes) -> None:
+        """Write a value."""
+        self._transaction.put(key, value, db=self._store._handle(database))
+
+    def delete(self, database: str, key: bytes) -> None:
+        """Remove a key; a missing one is no error."""
+        self._transaction.delete(key, db=self._store._handle(database))
+
+    def access(self, database: str) -> Access:
+        """Return one database's operations as plain functions."""
+        handle, transaction = self._store._handle(database), self._transaction
+        return Access(
+            partial(transaction.get, db=handle),
+            partial(transaction.put, db=handle),
+            partial(transaction.delete, db=handle),
+        )
+
+
+class _LmdbRead:
+    """Open and close a read transaction."""
+
+    __slots__ = ("_store", "_transaction")
+
+    def __init__(self, store: LmdbKeyValue) -> None:
+        self._store = store
+
+    def __enter__(self) -> _LmdbSnapshot:
+        self._transaction = self._store._begin(write=False)
+        return _LmdbSnapshot(self._store, self._transaction)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._transaction.abort()
+        self._store._transactions.leave()
+        if isinstance(error, lmdb.Error):
+            raise self._store._translate(error) from error
+
+
+class _LmdbWrite:
+    """Open a write transaction and commit it when the block ends well."""
+
+    __slots__ = ("_store", "_transaction")
+
+    def __init__(self, store: LmdbKeyValue) -> None:
+        self._store = store
+
+    def __enter__(self) -> _LmdbTransaction:
+        self._transaction = self._store._begin(write=True)
+        return _LmdbTransaction(self._store, self._transaction)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                reach("keyvalue.before_commit")
+                self._transaction.commit()
+                reach("keyvalue.after_commit")
+        except (lmdb.Error, OSError) as failure:
+            raise self._store._translate(failure) from failure
+        finally:
+            self._transaction.abort()
+            self._store._transactions.leave()
+        if isinstance(error, lmdb.Error):
+            raise self._store._translate(error) from error
+
+
+def verify(folder: Path) -> None:
+    """Check every page of a store's file without handing it to LMDB, which trusts what it reads and may crash.
+
+    Nobody may be writing meanwhile. A missing file is whole.
+
+    Raises:
+        Corrupt: a page is not what LMDB would have written.
+    """
+    if _file_size(folder) == 0:
+        return
+    from lmdb import verify as pages
+
+    try:
+        findings = pages.verify(str(folder))  # type: ignore[no-untyped-call]
+    except pages.VerifyError as error:
+        raise damaged(folder, str(error), "an LMDB environment") from error
+    if findings:
+        raise damaged(folder, findings[0], "a whole LMDB environment")
+
+
+def damaged(folder: Path, got: str, expected: str) -> Corrupt:
+    """Return the error for a store whose bytes are not what was written."""
+    return Corrupt("the store is damaged", where=f"lmdb:{folder}", got=got, expected=expected, next_step=REBUILD)
+
+
+def _file_size(folder: Path) -> int:
+    try:
+        return os.stat(folder / "data.mdb").st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _nothing(key: bytes) -> None:
+    """Answer for a database that nobody has written yet."""

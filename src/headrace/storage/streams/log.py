@@ -1,0 +1,314 @@
+"""Keep streams as local logs: a folder each, segments by base position, one fsync for each batch."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from headrace.core.errors import DataError, Unavailable
+from headrace.core.failpoints import reach
+from headrace.core.time import Clock
+from headrace.storage.paths import inside, private_folder, sync_folder, write_all, write_atomically
+from headrace.storage.streams.protocol import Appended, Bounds, Capabilities, Message
+from headrace.storage.streams.segment import (
+    SEGMENT_HEADER,
+    Frame,
+    damaged,
+    encode_frame,
+    encode_segment_header,
+    frames,
+    read_segment_header,
+)
+
+SEGMENT_BYTES = 64 << 20
+MAX_RECORD_BYTES = 16 << 20
+MAX_BATCH_BYTES = 64 << 20
+REMEMBERED_POSITIONS = 64
+EARLIEST = -(2**63)
+SUFFIX = ".log"
+LOCK = "lock"
+
+
+class LogStreams:
+    """Implement the store in a folder; writers of different streams do not meet.
+
+    Args:
+        location: the folder.
+        clock: stamps arrival.
+        segment_bytes: begin a new segment when a batch would make the present one larger.
+    """
+
+    def __init__(self, location: str, *, clock: Clock, segment_bytes: int = SEGMENT_BYTES) -> None:
+        self._root = Path(location)
+        self._clock = clock
+        self._segment_bytes = segment_bytes
+        self._writers: dict[str, _Writer] = {}
+        self._guard = threading.Lock()
+        self._remembered: OrderedDict[tuple[str, int], tuple[int, int, int]] = OrderedDict()
+        self._closed = False
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Return what this backend can do."""
+        return Capabilities(several_hosts=False)
+
+    def append(self, stream: str, records: Sequence[bytes]) -> Appended:
+        """Write a batch, creating the stream where there is none."""
+        _ensure_small(stream, records)
+        with self._writer(stream) as writer:
+            return writer.append(records, int(self._clock.now()))
+
+    def read(self, stream: str, position: int, limit: int = 1_000) -> list[Message]:
+        """Return the records from `position` on, at most `limit`; none at or beyond the end."""
+        folder = self._folder(stream)
+        found: list[Message] = []
+        for base, frame in self._frames(stream, folder, position):
+            records = frame.records()[max(position - frame.start, 0) :][: limit - len(found)]
+            first = max(position, frame.start)
+            found += [Message(first + index, frame.arrival, data) for index, data in enumerate(records)]
+            if len(found) >= limit:
+                self._remember(stream, first + len(records), base, frame)
+                break
+            self._remember(stream, frame.end, base, frame)
+        return found
+
+    def bounds(self, streams: Sequence[str]) -> dict[str, Bounds]:
+        """Return what each stream holds; one that does not exist holds nothing."""
+        return {stream: self._bounds(stream) for stream in streams}
+
+    def streams(self) -> list[str]:
+        """Return the names of all streams."""
+        return sorted(entry.name for entry in self._root.iterdir() if entry.is_dir()) if self._root.is_dir() else []
+
+    def drop(self, stream: str, before: int) -> Bounds:
+        """Remove old records where that frees whole segments; all positions from `before` on stay."""
+        if not self._folder(stream).is_dir():
+            return Bounds(0, 0)
+        with self._writer(stream):
+            folder = self._folder(stream)
+            bases = _bases(folder)
+            for base, following in pairwise(bases):
+                if following <= before:
+                    _segment(folder, base).unlink()
+            sync_folder(folder)
+        return self._bounds(stream)
+
+    def close(self) -> None:
+        """Give writers' locks back; later calls raise Unavailable."""
+        with self._guard:
+            self._closed = True
+            for writer in self._writers.values():
+                writer.close()
+            self._writers.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _folder(self, stream: str) -> Path:
+        if self._closed:
+            raise Unavailable("the streams are closed", where=f"log:{self._root}", next_step="open them again")
+        if "/" in stream:
+            raise DataError("a stream's name has no slash", where=f"log:{self._root}", got=stream)
+        return inside(self._root, stream)
+
+    @contextmanager
+    def _writer(self, stream: str) -> Iterator[_Writer]:
+        """Hold a stream's writer. After a failure it is opened anew, which drops what is unfinished."""
+        with self._guard:
+            folder = self._folder(stream)
+            try:
+                if stream not in self._writers:
+                    self._writers[stream] = _Writer(folder, self._segment_bytes)
+                yield self._writers[stream]
+            except OSError as error:
+                if stream in self._writers:
+                    self._writers.pop(stream).close()
+                raise Unavailable(
+                    "the batch was not acknowledged; it may have been written",
+                    where=f"stream {stream} in log:{self._root}",
+                    got=error,
+                    next_step="read the stream's end, then append again",
+                ) from error
+
+    def _bounds(self, stream: str) -> Bounds:
+        folder = self._folder(stream)
+        bases = _bases(folder)
+        if not bases:
+            return Bounds(0, 0)
+        with self._guard:
+            if stream in self._writers:
+                return Bounds(bases[0], self._writers[stream].position)
+        end = bases[-1]
+        for base, frame in self._frames(stream, folder, bases[-1]):
+            end = frame.end
+            self._remember(stream, end, base, frame)
+        return Bounds(bases[0], end)
+
+    def _frames(self, stream: str, folder: Path, position: int) -> Iterator[tuple[int, Frame]]:
+        """Walk the frames that hold `position` and what follows, with the base of their segment."""
+        bases = _bases(folder)
+        if position < 0 or (bases and position < bases[0]):
+            raise DataError(
+                "records that are no longer kept",
+                where=f"stream {stream} in log:{self._root}",
+                got=f"position {position}",
+                expected=f"{bases[0] if bases else 0} or later",
+                next_step="begin at the stream's start, or backfill from the source",
+            )
+        hint = self._remembered.get((stream, position))
+        for index in range(max(bisect_right(bases, position) - 1, 0), len(bases)):
+            base, following = bases[index], bases[index + 1] if index + 1 < len(bases) else None
+            offset, start = hint[1:] if hint is not None and hint[0] == base else (SEGMENT_HEADER.size, base)
+            end = start
+            for frame in _segment_frames(folder, base, offset, start):
+                end = frame.end
+                if end > position:
+                    yield base, frame
+            if following is not None and end != following:
+                raise damaged(str(_segment(folder, base)), 0, f"positions {end} to {following} are missing")
+
+    def _remember(self, stream: str, position: int, base: int, frame: Frame) -> None:
+        """Keep where `position` lies, so that a reader that goes on there does not walk the segment again."""
+        inside_frame = position < frame.end
+        offset, start = (frame.offset, frame.start) if inside_frame else (frame.next_offset, frame.end)
+        with self._guard:
+            self._remembered[stream, position] = (base, offset, start)
+            while len(self._remembered) > REMEMBERED_POSITIONS:
+                self._remembered.popitem(last=False)
+
+
+class _Writer:
+    """Hold a stream's writer lock and its last segment, open for appending."""
+
+    def __init__(self, folder: Path, segment_bytes: int) -> None:
+        self._folder = private_folder(folder)
+        self._segment_bytes = segment_bytes
+        self._descriptor = -1
+        self._size = 0
+        self.position, self._arrival = 0, EARLIEST
+        self._lock = _locked(folder)
+        try:
+            self._recover()
+        except BaseException:
+            self.close()
+            raise
+
+    def append(self, records: Sequence[bytes], now: int) -> Appended:
+        """Write and fsync one frame."""
+        if not records:
+            return Appended(self.position, self.position, self._arrival)
+        arrival = max(now, self._arrival)
+        frame = encode_frame(records, self.position, arrival)
+        if self._size + len(frame) > self._segment_bytes and self._size > SEGMENT_HEADER.size:
+            self._roll()
+        write_all(self._descriptor, frame)
+        reach("streams.before_fsync")
+        os.fsync(self._descriptor)
+        reach("streams.after_fsync")
+        start = self.position
+        self._size += len(frame)
+        self.position, self._arrival = start + len(records), arrival
+        return Appended(start, self.position, arrival)
+
+    def close(self) -> None:
+        """Give the lock back."""
+        for descriptor in (self._descriptor, self._lock):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._descriptor = self._lock = -1
+
+    def _recover(self) -> None:
+        """Find the end of the last segment and cut off an unfinished batch."""
+        bases = _bases(self._folder)
+        if not bases:
+            self._roll()
+            return
+        self._open_segment(bases[-1])
+        for frame in _segment_frames(self._folder, bases[-1], SEGMENT_HEADER.size, bases[-1]):
+            self.position, self._arrival, self._size = frame.end, frame.arrival, frame.next_offset
+        if os.fstat(self._descriptor).st_size > self._size:
+            os.ftruncate(self._descriptor, self._size)
+            os.fsync(self._descriptor)
+
+    def _roll(self) -> None:
+        """Begin a new segment; it appears under its name with its header complete."""
+        path = _segment(self._folder, self.position)
+        header = encode_segment_header(self.position, self._arrival)
+        write_atomically(path, header, temporary=self._folder / "segment.new", failpoint="streams.roll")
+        self._open_segment(self.position)
+
+    def _open_segment(self, base: int) -> None:
+        path = _segment(self._folder, base)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self.position, self._arrival = read_segment_header(self._descriptor, str(path))
+        self._size = SEGMENT_HEADER.size
+
+
+def _segment_frames(folder: Path, base: int, offset: int, start: int) -> Iterator[Frame]:
+    path = _segment(folder, base)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if read_segment_header(descriptor, str(path))[0] != base:
+            raise damaged(str(path), 0, "the segment of another position")
+        yield from frames(descriptor, str(path), offset=offset, position=start)
+    finally:
+        os.close(descriptor)
+
+
+def _segment(folder: Path, base: int) -> Path:
+    return folder / f"{base:020d}{SUFFIX}"
+
+
+def _bases(folder: Path) -> list[int]:
+    if not folder.is_dir():
+        return []
+    return sorted(int(name.removesuffix(SUFFIX)) for name in os.listdir(folder) if name.endswith(SUFFIX))
+
+
+def _locked(folder: Path) -> int:
+    """Return a descriptor that holds the stream's writer lock until it is closed or the process dies."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(folder / LOCK, flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+        os.close(descriptor)
+        raise Unavailable(
+            "the stream already has a writer",
+            where=str(folder),
+            got=f"process {holder or 'unknown'}",
+            expected="one writer",
+            next_step="send the records through that process",
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def _ensure_small(stream: str, records: Sequence[bytes]) -> None:
+    largest, total = max(map(len, records), default=0), sum(map(len, records))
+    if largest > MAX_RECORD_BYTES or total > MAX_BATCH_BYTES:
+        raise DataError(
+            "records that are too large for a stream",
+            where=f"stream {stream}",
+            got=f"a record of {largest} bytes, {total} in the batch",
+            expected=f"at most {MAX_RECORD_BYTES} and {MAX_BATCH_BYTES}",
+            next_step="send smaller batches",
+        )

@@ -1,0 +1,291 @@
+"""Keep tables as Delta Lake on local disk through delta-rs: Parquet files and a log of commits."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+
+from headrace.core.errors import Conflict, Corrupt, DataError, DefinitionError, Unavailable, did_you_mean
+from headrace.core.failpoints import reach
+from headrace.core.time import DAY, HOUR
+from headrace.storage.paths import inside, private_folder
+from headrace.storage.tables.protocol import Capabilities, Change, Commit, Description, Filter, Position
+from headrace.storage.tables.schema import ensure_columns, ensure_fits, expression, sql, stored_rows
+
+ATTEMPTS = 20
+MILLISECOND = 1_000
+
+
+class DeltaTables:
+    """Implement the store in a folder, one folder below it for each table; any number of processes may use it."""
+
+    def __init__(self, location: str) -> None:
+        self._root = Path(location)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Return what this backend can do."""
+        return Capabilities(several_hosts=False)
+
+    def append(
+        self,
+        table: str,
+        rows: pa.Table | pa.RecordBatch,
+        *,
+        position: Position | None = None,
+        partition_by: Sequence[str] = (),
+    ) -> Commit:
+        """Add rows, creating the table (partitioned so) where there is none."""
+        stored = stored_rows(rows, self._where(table))
+        self._ensure_created(table, stored.schema, partition_by)
+
+        def write(delta: DeltaTable) -> None:
+            ensure_fits(_columns(delta), stored.schema, self._where(table))
+            write_deltalake(
+                delta,
+                stored,
+                mode="append",
+                schema_mode="merge",
+                commit_properties=_properties(position),
+            )
+
+        return self._change(table, position, write)
+
+    def overwrite(
+        self,
+        table: str,
+        rows: pa.Table | pa.RecordBatch,
+        *,
+        where: Sequence[Filter] = (),
+        position: Position | None = None,
+        partition_by: Sequence[str] = (),
+    ) -> Commit:
+        """Replace the rows that satisfy `where` (all, without it) in one commit; the new rows must satisfy it too."""
+        stored = stored_rows(rows, self._where(table))
+        self._ensure_created(table, stored.schema, partition_by)
+
+        def write(delta: DeltaTable) -> None:
+            columns = _columns(delta)
+            ensure_fits(columns, stored.schema, self._where(table))
+            self._ensure_satisfies(table, stored, where)
+            write_deltalake(
+                delta,
+                stored,
+                mode="overwrite",
+                predicate=sql(where, columns, self._where(table)) or None,
+                schema_mode="merge",
+                commit_properties=_properties(position),
+            )
+
+        return self._change(table, position, write)
+
+    def read(
+        self,
+        table: str,
+        *,
+        columns: Sequence[str] | None = None,
+        where: Sequence[Filter] = (),
+        version: int | None = None,
+    ) -> pa.Table:
+        """Return the rows that satisfy all filters, at a version (the newest by default)."""
+        delta = self._existing(table)
+        place = self._where(table)
+        if version is not None:
+            self._go_back(table, delta, version)
+        schema = _columns(delta)
+        names = list(schema.names if columns is None else columns)
+        ensure_columns(schema.names, names, place)
+        condition = expression(where, schema, place)
+        try:
+            found = delta.to_pyarrow_dataset().to_table(columns=names, filter=condition)
+            return found.cast(pa.schema([schema.field(name) for name in names]))
+        except (OSError, DeltaError, pa.ArrowException) as error:
+            raise self._damaged(table, error) from error
+
+    def describe(self, table: str, *, applications: Sequence[str] = (), history: int = 0) -> Description | None:
+        """Return what a table is, or None if there is none."""
+        delta = self._open(table)
+        if delta is None:
+            return None
+        changes = delta.history(history) if history else []
+        return Description(
+            version=delta.version(),
+            columns=_columns(delta),
+            partition_by=tuple(delta.metadata().partition_columns),
+            rows=delta.count(),
+            positions={name: delta.transaction_version(name) for name in applications},
+            history=tuple(_change(entry) for entry in changes),
+        )
+
+    def delete(self, table: str, where: Sequence[Filter], *, position: Position | None = None) -> Commit:
+        """Remove the rows that satisfy all filters; at least one filter."""
+        if not where:
+            raise DefinitionError(
+                "deleting without a filter", where=self._where(table), next_step="overwrite the table with no rows"
+            )
+
+        def write(delta: DeltaTable) -> None:
+            condition = sql(where, _columns(delta), self._where(table))
+            delta.delete(condition, commit_properties=_properties(position))
+
+        self._existing(table)
+        return self._change(table, position, write)
+
+    def compact(self, table: str, *, retain: int) -> int:
+        """Merge small files, and remove the files that no version of the last `retain` microseconds needs."""
+        self._existing(table)
+        self._change(table, None, lambda delta: delta.optimize.compact())
+        delta = self._existing(table)
+        with _private_files, self._writing(table):
+            # Only a full vacuum finds what killed writers left; it must not meet one that is still writing.
+            removed = delta.vacuum(
+                retention_hours=retain // HOUR, dry_run=False, enforce_retention_duration=False, full=retain >= DAY
+            )
+        return len(removed)
+
+    def _where(self, table: str) -> str:
+        return f"table {table} in delta:{self._root}"
+
+    def _path(self, table: str) -> Path:
+        if "/" in table:
+            raise DefinitionError("a table's name has no slash", where=f"delta:{self._root}", got=table)
+        return inside(self._root, table)
+
+    def _open(self, table: str) -> DeltaTable | None:
+        try:
+            return DeltaTable(self._path(table))
+        except TableNotFoundError:
+            return None
+        except (DeltaError, OSError) as error:
+            raise self._damaged(table, error) from error
+
+    def _existing(self, table: str) -> DeltaTable:
+        delta = self._open(table)
+        if delta is None:
+            known = [entry.name for entry in self._root.iterdir()] if self._root.is_dir() else []
+            raise DataError(
+                "no such table",
+                where=f"delta:{self._root}",
+                got=table,
+                next_step=did_you_mean(table, known) or "headrace run, which fills tables",
+            )
+        return delta
+
+    def _go_back(self, table: str, delta: DeltaTable, version: int) -> None:
+        try:
+            delta.load_as_version(version)
+        except (DeltaError, OverflowError, ValueError) as error:
+            raise DataError(
+                "no such version",
+                where=self._where(table),
+                got=version,
+                expected=f"0 to {delta.version()}, newer than the last compaction keeps",
+            ) from error
+
+    def _ensure_created(self, table: str, schema: pa.Schema, partition_by: Sequence[str]) -> None:
+        """Create the table empty, so that every change begins from a version and none can be applied twice."""
+        if self._open(table) is not None:
+            return
+        ensure_columns(schema.names, partition_by, self._where(table))
+        with _private_files, self._writing(table):
+            path = private_folder(self._path(table))
+            DeltaTable.create(path, schema, mode="ignore", partition_by=list(partition_by) or None)
+
+    def _ensure_satisfies(self, table: str, rows: pa.Table, where: Sequence[Filter]) -> None:
+        condition = expression(where, rows.schema, self._where(table))
+        if condition is not None and rows.filter(condition).num_rows != rows.num_rows:
+            raise DataError(
+                "new rows outside of what they replace",
+                where=self._where(table),
+                got=rows.filter(~condition).slice(0, 3).to_pylist(),
+                expected=" and ".join(f"{column} {operator} {value}" for column, operator, value in where),
+            )
+
+    def _change(self, table: str, position: Position | None, write: Callable[[DeltaTable], object]) -> Commit:
+        """Apply a change to the newest version, again while other writers come first."""
+        for _ in range(ATTEMPTS):
+            delta = self._existing(table)
+            done = delta.transaction_version(position.application) if position else None
+            if position is not None and done is not None and done >= position.value:
+                return Commit(delta.version(), applied=False)
+            try:
+                with _private_files, self._writing(table):
+                    reach("tables.before_commit")
+                    write(delta)
+                    reach("tables.after_commit")
+                return Commit(delta.version(), applied=True)
+            except CommitFailedError as error:
+                cause = error
+        raise Conflict(
+            "other writers came first too often; nothing was written",
+            where=self._where(table),
+            got=str(cause).splitlines()[0],
+            next_step="try again",
+        )
+
+    @contextmanager
+    def _writing(self, table: str) -> Iterator[None]:
+        try:
+            yield
+        except CommitFailedError:
+            raise
+        except (DeltaError, OSError) as error:
+            raise Unavailable(
+                "the table could not be written",
+                where=self._where(table),
+                got=str(error).splitlines()[0],
+                next_step="headrace doctor, then try again",
+            ) from error
+
+    def _damaged(self, table: str, error: Exception) -> Corrupt:
+        return Corrupt(
+            "the table is damaged",
+            where=self._where(table),
+            got=str(error).splitlines()[0],
+            next_step="restore it from a backup, or build it again from its source",
+        )
+
+
+class _PrivateFiles:
+    """Keep the process's umask at 077 while any thread writes: delta-rs has no setting for file modes."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._inside = 0
+        self._before = 0
+
+    def __enter__(self) -> None:
+        with self._guard:
+            if self._inside == 0:
+                self._before = os.umask(0o077)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._guard:
+            self._inside -= 1
+            if self._inside == 0:
+                os.umask(self._before)
+
+
+_private_files = _PrivateFiles()
+
+
+def _columns(delta: DeltaTable) -> pa.Schema:
+    return pa.schema(delta.schema().to_arrow())
+
+
+def _properties(position: Position | None) -> CommitProperties | None:
+    if position is None:
+        return None
+    return CommitProperties(app_transactions=[Transaction(position.application, position.value)])
+
+
+def _change(entry: dict[str, object]) -> Change:
+    return Change(int(str(entry["version"])), int(str(entry["timestamp"])) * MILLISECOND, str(entry["operation"]))

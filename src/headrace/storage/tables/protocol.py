@@ -1,0 +1,155 @@
+"""Say what a table store promises: named, versioned tables of Arrow rows.
+
+Promises, each checked by `headrace.testing.tables.TablesContract`:
+
+- Each change is one commit and one new version: readers see all of it or nothing, and an old version reads the same
+  until `compact` drops it.
+- A change that names a `Position` is applied once: the position commits with the rows, and a change at or below the
+  committed position of its application does nothing. That is how a source's position and what was made of it stay
+  together over crashes and retries.
+- Concurrent appends all land, or fail as `Conflict` without a trace.
+- A column keeps its type. New columns must be nullable; a missing or retyped column is a SchemaConflict. Dictionaries
+  are stored as their values, large types as the plain ones; nothing else is converted.
+- The order of rows is not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Column, comparison (= != < <= > >= in, not in), value. Several filters must all hold; null satisfies none.
+Filter = tuple[str, str, Any]
+
+
+@dataclass(frozen=True)
+class Position:
+    """Name how far an application has come: `value` grows with every change it makes, as a source's position does."""
+
+    application: str
+    value: int
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Say at which version a table stands after a change, and whether the change was new (else it had been applied)."""
+
+    version: int
+    applied: bool
+
+
+@dataclass(frozen=True)
+class Change:
+    """Hold one entry of a table's history: version, wall-clock instant (µs UTC), and what was done."""
+
+    version: int
+    at: int
+    operation: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """Describe a table at its newest version.
+
+    Attributes:
+        version: counts changes from 0.
+        columns: names, types and nullability, as an Arrow schema.
+        partition_by: the columns whose values name the folders of its files.
+        rows: how many it has.
+        positions: the committed positions of the applications that were asked for; None where there is none.
+        history: the newest changes, newest first, as many as were asked for.
+    """
+
+    version: int
+    columns: pa.Schema
+    partition_by: tuple[str, ...]
+    rows: int
+    positions: dict[str, int | None]
+    history: tuple[Change, ...]
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """Say what a store can do: whether several hosts may share it."""
+
+    several_hosts: bool
+
+
+class Tables(Protocol):
+    """Keep versioned tables."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Return what this backend can do."""
+        ...
+
+    def append(
+        self,
+        table: str,
+        rows: pa.Table | pa.RecordBatch,
+        *,
+        position: Position | None = None,
+        partition_by: Sequence[str] = (),
+    ) -> Commit:
+        """Add rows, creating the table (partitioned so) where there is none.
+
+        Raises:
+            SchemaConflict: the rows do not fit the table.
+            Conflict: other writers came first too often; nothing was written.
+            Unavailable: the store is full or cannot be written.
+        """
+        ...
+
+    def overwrite(
+        self,
+        table: str,
+        rows: pa.Table | pa.RecordBatch,
+        *,
+        where: Sequence[Filter] = (),
+        position: Position | None = None,
+        partition_by: Sequence[str] = (),
+    ) -> Commit:
+        """Replace the rows that satisfy `where` (all, without it) in one commit; the new rows must satisfy it too.
+
+        Raises:
+            DataError: a new row does not satisfy `where`.
+            SchemaConflict, Conflict, Unavailable: as for `append`.
+        """
+        ...
+
+    def read(
+        self,
+        table: str,
+        *,
+        columns: Sequence[str] | None = None,
+        where: Sequence[Filter] = (),
+        version: int | None = None,
+    ) -> pa.Table:
+        """Return the rows that satisfy all filters, at a version (the newest by default).
+
+        Raises:
+            DataError: no such table or version.
+            UnknownColumn: no such column.
+            DefinitionError: a filter does not fit its column.
+            Corrupt: stored bytes are not what was written.
+        """
+        ...
+
+    def describe(self, table: str, *, applications: Sequence[str] = (), history: int = 0) -> Description | None:
+        """Return what a table is, or None if there is none."""
+        ...
+
+    def delete(self, table: str, where: Sequence[Filter], *, position: Position | None = None) -> Commit:
+        """Remove the rows that satisfy all filters; at least one filter."""
+        ...
+
+    def compact(self, table: str, *, retain: int) -> int:
+        """Merge small files, and remove the files that no version of the last `retain` microseconds needs.
+
+        Returns how many files were removed. Older versions can no longer be read.
+        """
+        ...

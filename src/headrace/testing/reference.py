@@ -1,0 +1,145 @@
+"""Compute features the slow and obvious way: the definition of time and arithmetic, against which all else is tested.
+
+Everything is recomputed for each question from the raw log of reveals, with `fractions` for exact arithmetic. Nothing is
+shared with the code under test but the definitions themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+from headrace.core.expressions import COMPARE, Binary, Column, Expr, Literal, Shift, Unary
+from headrace.core.identity import row_hash
+from headrace.features.plan import DatasetPlan, LanePlan
+from headrace.sources.definition import SourceDefinition
+from headrace.sources.record import Reveal
+
+Log = Sequence[tuple[str, Reveal]]
+Cells = dict[Column[Any], tuple[int, int, Any]]
+
+
+def rows_at(source: SourceDefinition, log: Log, t: int) -> dict[bytes, Cells]:
+    """Return each row's cells as they hold at `t`: of the reveals that had arrived, the newest for each column."""
+    rows: dict[bytes, Cells] = {}
+    for name, reveal in log:
+        if name != source.name or reveal.arrival > t:
+            continue
+        cells = rows.setdefault(reveal.row_id, {})
+        for place, value in zip(reveal.places, reveal.values, strict=True):
+            column = source.columns[place]
+            if column not in cells or (reveal.arrival, reveal.content) > cells[column][:2]:
+                cells[column] = (reveal.arrival, reveal.content, value)
+    return rows
+
+
+def value_of(expr: Expr[Any], cells: Cells) -> Any:
+    """Evaluate an expression on one row; what was never stated is null."""
+    if isinstance(expr, Column):
+        return cells[expr][2] if expr in cells else None
+    if isinstance(expr, Literal):
+        return expr.value
+    if isinstance(expr, Shift):
+        inner = value_of(expr.value, cells)
+        return None if inner is None else inner + expr.offset
+    if isinstance(expr, Unary):
+        inner = value_of(expr.value, cells)
+        return (inner is None) if expr.op == "is_null" else (None if inner is None else not inner)
+    assert isinstance(expr, Binary)
+    left, right = value_of(expr.left, cells), value_of(expr.right, cells)
+    if expr.op in "&|":
+        decisive = expr.op == "|"
+        return decisive if decisive in (left, right) else (None if None in (left, right) else not decisive)
+    if left is None or right is None:
+        return None
+    if expr.op == "/":
+        return None if right == 0 else left / right
+    return (
+        COMPARE[expr.op](left, right)
+        if expr.op in COMPARE
+        else {"+": left + right, "-": left - right, "*": left * right}[expr.op]
+    )
+
+
+def lane_features(lane: LanePlan, log: Log, key: tuple[Any, ...], t: int) -> list[Any]:
+    """Return a lane's outputs for one key at `t`."""
+    if None in key:
+        return [None] * len(lane.outputs)
+    events = []
+    for row_id, cells in rows_at(lane.source, log, t).items():
+        instants = [
+            cells[c][2] + offset if c in cells and cells[c][2] is not None else None for c, offset in lane.moment.terms
+        ]
+        if None in instants or tuple(value_of(c, cells) for c in lane.entity) != key:
+            continue
+        if lane.where is not None and not value_of(lane.where, cells):
+            continue
+        moment = max(i for i in instants if i is not None)
+        if moment < t or (lane.lane.state and moment == t):
+            arrival = max(cells[c][0] for c in lane.reads if c in cells)
+            tie = row_hash(b"R" + lane.source.name.encode() + b"\0" + row_id)
+            events.append(((moment, arrival, tie), [value_of(v, cells) for v in lane.values]))
+    events.sort(key=lambda e: e[0])
+    found = [aggregate(o, lane, events, t) for o in lane.outputs]
+    for i, ((feature, _), column) in enumerate(zip(lane.features, lane.columns, strict=True)):
+        if found[i] is None and feature.fill is not None:
+            found[i] = float(feature.fill) if column.dtype == "float" else int(feature.fill)
+    return found
+
+
+def aggregate(output: Any, lane: LanePlan, events: list[tuple[tuple[int, int, int], list[Any]]], t: int) -> Any:
+    """Return one output over a lane's visible events, which are in order; None is null."""
+    edge = t + 1 if lane.lane.state else t
+    if output.window is not None:
+        events = [e for e in events if e[0][0] >= edge - output.window]
+    if output.column is None:
+        return len(events)
+    if output.aggregate == "latest":
+        kept = [(e[0][0], e[1][output.column]) for e in events if lane.lane.state or e[1][output.column] is not None]
+        stale = not kept or (output.parameter is not None and t - kept[-1][0] > output.parameter)
+        return None if stale else kept[-1][1]
+    return summarize(
+        output.aggregate, [e[1][output.column] for e in events if e[1][output.column] is not None], output.parameter
+    )
+
+
+def summarize(kind: str, values: list[Any], parameter: float | None) -> Any:
+    """Aggregate values exactly and round once."""
+    n = len(values)
+    if kind == "count":
+        return n
+    if n == 0:
+        return None
+    if kind in ("min", "max", "quantile"):
+        ordered = sorted(values, key=lambda v: (v, math.copysign(1, v)) if isinstance(v, float) else v)
+        place = {"min": 0, "max": n - 1}.get(kind)
+        return ordered[math.ceil(parameter * n) - 1 if place is None and parameter is not None else place or 0]
+    exact = [Fraction(v) for v in values]
+    total = sum(exact, Fraction(0))
+    if kind == "sum":
+        return int(total) if isinstance(values[0], int) else rounded(total)
+    if kind == "mean":
+        return rounded(total / n)
+    if n < 2:
+        return None
+    return math.sqrt(rounded((n * sum((x * x for x in exact), Fraction(0)) - total * total) / (n * (n - 1))))
+
+
+def rounded(value: Fraction) -> float:
+    """Round to the nearest double, ties to even; beyond the largest, to infinity."""
+    try:
+        return float(value) if value else 0.0
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def features(plan: DatasetPlan, log: Log, row: Sequence[Any], t: int) -> list[Any]:
+    """Return the windowed and latest features of a row (values in the order of the source's columns) at `t`."""
+    found = []
+    for binding in plan.bindings:
+        key = tuple(row[plan.rows.index[k]] for k in binding.key)
+        for lane in binding.lanes:
+            found += lane_features(lane, log, key, t)
+    return found

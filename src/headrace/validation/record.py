@@ -1,0 +1,143 @@
+"""Hold what validation found: for each check what was measured, and which rows may pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from headrace.core.errors import ChecksFailed, SchemaChanged
+from headrace.core.time import Instant
+from headrace.sources.record import RevealBatch
+from headrace.validation.definition import Severity
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Status = Literal["passed", "failed", "undefined"]
+Action = Literal["pass", "quarantine", "stop"]
+WORST = {"stop": 0, "quarantine": 1, "warn": 2}
+NAMED = 3  # failed checks that an error names; the verdict has them all
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """Say how one check came out.
+
+    `measured` and `threshold` are texts in the quantity's own unit, `value` the measured number. `failing` rows of
+    `rows` broke a rule; `samples` names a few of them by id (by a hash of it where the id is `pii`), or a few days.
+    """
+
+    name: str
+    severity: Severity
+    status: Status
+    value: float | None = None
+    measured: str = ""
+    threshold: str = ""
+    rows: int = 0
+    failing: int = 0
+    samples: tuple[str, ...] = ()
+    reason: str = ""
+
+    @property
+    def share(self) -> float:
+        """Return the share of failing rows among those that the check saw."""
+        return self.failing / self.rows if self.rows else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as plain JSON, without what is empty."""
+        body: dict[str, Any] = {
+            "name": self.name,
+            "severity": self.severity,
+            "status": self.status,
+            "value": self.value,
+        }
+        body |= {"measured": self.measured, "threshold": self.threshold, "rows": self.rows, "failing": self.failing}
+        body |= {"share": self.share, "samples": list(self.samples), "reason": self.reason}
+        return {key: value for key, value in body.items() if value not in (None, "", [], 0)}
+
+
+@dataclass(frozen=True)
+class Held:
+    """Say for how many values `known_at` held: they arrived no earlier than the moment it names."""
+
+    values: int
+    held: int
+
+    @property
+    def share(self) -> float:
+        """Return the share that held; 1 of nothing."""
+        return self.held / self.values if self.values else 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """Say what a delivery may do: pass, pass without its bad rows, or stop what comes after.
+
+    `accepted` goes on (nothing of a stopped delivery does), `quarantined` (see `quarantine_schema`) is kept aside.
+    """
+
+    source: str
+    location: str
+    at: Instant
+    action: Action
+    rows: int
+    results: tuple[CheckResult, ...]
+    held: Mapping[str, Held]
+    accepted: RevealBatch
+    quarantined: pa.Table
+
+    @property
+    def failed(self) -> tuple[CheckResult, ...]:
+        """Return the failed checks, the gravest first, then those with the most failing rows."""
+        found = [r for r in self.results if r.status == "failed"]
+        return tuple(sorted(found, key=lambda r: (WORST[r.severity], -r.share, r.name)))
+
+    def raise_if_stopped(self) -> None:
+        """Raise what stopped the delivery.
+
+        Raises:
+            SchemaChanged: its columns are not as declared.
+            ChecksFailed: other checks of severity `stop` failed; the worst are named.
+        """
+        if self.action != "stop":
+            return
+        stopping = [r for r in self.failed if r.severity == "stop"]
+        kind = SchemaChanged if any(r.name == SCHEMA for r in stopping) else ChecksFailed
+        many = f"{len(stopping)} checks" if len(stopping) > 1 else "a check"
+        raise kind(
+            f"{self.source}: {many} stopped the delivery: {'; '.join(r.name for r in stopping[:NAMED])}",
+            where=f"{self.location}, verdict of {self.at.isoformat()}",
+            got="; ".join(r.measured + (f" ({', '.join(r.samples)})" if r.samples else "") for r in stopping[:NAMED]),
+            expected="; ".join(r.threshold for r in stopping[:NAMED]),
+            next_step="repair the data and deliver again; a check that may fail is written hr.warn(check)",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the verdict as plain JSON: results that did not pass in full, the others by name."""
+        return {
+            "source": self.source,
+            "at": int(self.at),
+            "action": self.action,
+            "rows": self.rows,
+            "accepted": len(self.accepted),
+            "quarantined": int(self.quarantined.num_rows),
+            "results": [r.to_dict() for r in self.results if r.status != "passed"],
+            "passed": [r.name for r in self.results if r.status == "passed"],
+            "known_at": {name: {"values": h.values, "share": h.share} for name, h in self.held.items()},
+        }
+
+
+SCHEMA = "columns as declared"
+
+
+def quarantine_schema() -> pa.Schema:
+    """Return the Arrow schema of quarantined rows.
+
+    `position` says where the row stood in what was delivered, `reason` which rules it broke, `payload` is what it
+    stated, as JSON. `row_id` and `arrival` (microseconds UTC) are null for rows that could not become reveals.
+    """
+    import pyarrow as pa
+
+    texts = [(name, pa.string()) for name in ("source", "position", "reason", "payload")]
+    return pa.schema([*texts, ("row_id", pa.binary()), ("arrival", pa.int64())])

@@ -1,0 +1,82 @@
+"""What the table contract cannot see from outside: damage, file modes, processes that race."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from headrace.core.errors import Corrupt, Unavailable
+from headrace.storage.tables import open_tables
+
+
+def written(path: Path) -> Path:
+    store = open_tables(f"delta:{path}")
+    for number in range(3):
+        store.append("t", pa.table({"n": [number]}))
+    return path / "t"
+
+
+def test_damage_is_corrupt(tmp_path: Path) -> None:
+    folder = written(tmp_path)
+    store = open_tables(f"delta:{tmp_path}")
+    data = next(folder.glob("*.parquet"))
+    whole = data.read_bytes()
+    for spoilt in (b"", b"junk" * 20, whole[:-1], whole[:40] + b"\xff" * 40 + whole[80:]):
+        data.write_bytes(spoilt)
+        with pytest.raises(Corrupt, match="the table is damaged"):
+            store.read("t")
+    data.unlink()
+    with pytest.raises(Corrupt):
+        store.read("t")
+    data.write_bytes(whole)
+    assert store.read("t").num_rows == 3
+    sorted((folder / "_delta_log").glob("*.json"))[-1].write_bytes(b"junk")
+    with pytest.raises(Corrupt):
+        store.read("t")
+    with pytest.raises(Corrupt):
+        store.append("t", pa.table({"n": [4]}))
+
+
+def test_files_are_private_and_the_umask_comes_back(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        folder = written(tmp_path)
+        open_tables(f"delta:{tmp_path}").compact("t", retain=0)
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_dir()} == {0o700}
+
+
+def test_a_place_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Unavailable, match="could not be written"):
+        open_tables(f"delta:{tmp_path / 'file'}").append("t", pa.table({"n": [1]}))
+
+
+APPEND = """
+import sys
+import pyarrow as pa
+from headrace.storage.tables import Position, open_tables
+store = open_tables(sys.argv[1])
+for turn in range(5):
+    store.append("t", pa.table({"n": [turn], "w": [sys.argv[2]]}))
+print(store.append("once", pa.table({"n": [1]}), position=Position("source", 1)).applied)
+"""
+
+
+def test_processes_that_race_all_land_and_a_position_once(tmp_path: Path) -> None:
+    writers = [
+        subprocess.Popen([sys.executable, "-c", APPEND, f"delta:{tmp_path}", str(n)], stdout=subprocess.PIPE, text=True)
+        for n in range(3)
+    ]
+    assert sorted(writer.communicate()[0] for writer in writers) == ["False\n", "False\n", "True\n"]
+    store = open_tables(f"delta:{tmp_path}")
+    assert sorted((row["w"], row["n"]) for row in store.read("t").to_pylist()) == [
+        (str(writer), turn) for writer in range(3) for turn in range(5)
+    ]
+    assert store.read("once").num_rows == 1
