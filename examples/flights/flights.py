@@ -33,6 +33,9 @@ class Weather(hr.Source):
     temp: hr.Column[float | None] = hr.column(ge=-40, le=50, unit="degC")
     wind_speed: hr.Column[float | None] = hr.column(ge=0, le=150, unit="km/h")
     visibility: hr.Column[float | None] = hr.column(ge=0, le=20, unit="km")
+    precip: hr.Column[float | None] = hr.column(ge=0, le=100, unit="mm")
+    pressure: hr.Column[float | None] = hr.column(ge=900, le=1100, unit="hPa")
+    humidity: hr.Column[float | None] = hr.column(ge=0, le=100, unit="%")
 
     row_id = hr.row_id(origin, hour)
     known_at = hour + "1h"  # an observation is published when its hour is over
@@ -51,12 +54,31 @@ class Carrier(hr.FeatureGroup, of=Flights, entity=Flights.carrier):
     delay_p90 = hr.quantile(Flights.arr_delay, 0.9).over("24h", "7d")
 
 
+class Dest(hr.FeatureGroup, of=Flights, entity=Flights.dest):
+    late = hr.rate(Flights.arr_delay > 15).over("6h", "24h", "7d")
+
+
+class Desk(hr.FeatureGroup, of=Flights, entity=(Flights.carrier, Flights.origin)):
+    dep_delay = hr.mean(Flights.dep_delay).over("3h")
+    waiting = hr.max(Flights.dep_delay).over("3h")
+
+
 class Aircraft(hr.FeatureGroup, of=Flights, entity=Flights.tail):
     arrived = hr.latest(Flights.arr_delay, max_age="1d")
+    departed = hr.latest(Flights.dep_delay, max_age="1d")
 
 
 class Sky(hr.FeatureGroup, of=Weather, entity=Weather.origin):
-    now = hr.latest(Weather.temp, Weather.wind_speed, Weather.visibility, max_age="3h")
+    now = hr.latest(
+        Weather.temp,
+        Weather.wind_speed,
+        Weather.visibility,
+        Weather.precip,
+        Weather.pressure,
+        Weather.humidity,
+        max_age="3h",
+    )
+    rain = hr.max(Weather.precip).over("6h")
 
 
 # Computations are functions of columns, bound explicitly. One function for history, stream and request.
@@ -65,16 +87,35 @@ def dep_hour(sched_dep: hr.Instant) -> int:
     return sched_dep.in_zone("America/New_York").hour
 
 
+@hr.on_demand(sched_dep=Flights.sched_dep)
+def weekday(sched_dep: hr.Instant) -> int:
+    return sched_dep.in_zone("America/New_York").weekday()
+
+
 dataset = hr.Dataset(  # one row per prediction, holding only what was known at that moment
     rows=Flights,
     at=Flights.sched_dep - "1h",
-    features=[Flights.carrier, Flights.dest, Flights.distance_km, Origin, Carrier, Aircraft, Sky.on(Flights.origin), dep_hour],
+    features=[
+        Flights.carrier,
+        Flights.dest,
+        Flights.distance_km,
+        Origin,
+        Carrier,
+        Dest,
+        Desk,
+        Aircraft,
+        Sky.on(Flights.origin),
+        dep_hour,
+        weekday,
+    ],
     label=Flights.arr_delay > 15,
     mature="2d",  # a row trains only when this much has passed; what has no label by then is censored, and counted
 )
 
 
-@hr.train(dataset, split=hr.by_time(valid="14d", test="14d"), search=hr.Search(trials=20, metric="log_loss"))
+@hr.train(
+    dataset, split=hr.by_time(valid="14d", test="14d"), search=hr.Search(trials=20, metric="log_loss"), refit=True
+)
 def late_risk(data: hr.TrainingData, p: hr.Params) -> hr.Model:
     model = LGBMClassifier(
         num_leaves=p.int("num_leaves", 15, 127),

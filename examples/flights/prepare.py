@@ -26,6 +26,7 @@ NEW_YORK = ZoneInfo("America/New_York")
 INSTANT = pa.timestamp("us", "UTC")
 MINUTE, HOUR = 60_000_000, 3_600_000_000
 TAXI_IN = 30 * MINUTE  # the data give no minute of arrival in UTC; taxiing out and in takes about this long together
+MM_PER_INCH = 25.4
 KM_PER_MILE = 1.609344
 
 
@@ -101,6 +102,9 @@ def weather(table: pa.Table) -> pa.Table:
             "temp": pc.multiply(pc.subtract(table["temp"], 32.0), 5 / 9),
             "wind_speed": pc.multiply(table["wind_speed"], KM_PER_MILE),
             "visibility": pc.multiply(pc.cast(table["visib"], pa.float64()), KM_PER_MILE),
+            "precip": pc.multiply(pc.cast(table["precip"], pa.float64()), MM_PER_INCH),
+            "pressure": pc.cast(table["pressure"], pa.float64()),
+            "humidity": pc.cast(table["humid"], pa.float64()),
         }
     )
 

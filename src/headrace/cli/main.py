@@ -26,6 +26,9 @@ app.add_typer(audit_app, name="audit")
 Target = Annotated[str, typer.Argument(metavar="FILE:PIPELINE", help="The pipeline, as in flights:pipeline.")]
 State = Annotated[str | None, typer.Option(help="The state folder; by default the one in headrace.toml.")]
 Env = Annotated[str | None, typer.Option(help="The environment of headrace.toml to use.")]
+Host = Annotated[str, typer.Option(help="Where to listen; another than loopback needs --behind-proxy.")]
+Port = Annotated[int, typer.Option(help="The port to listen on.")]
+BehindProxy = Annotated[bool, typer.Option(help="A proxy in front does authentication and TLS.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 
@@ -88,13 +91,15 @@ def replay(
     from headrace.pipelines.project import load_project
     from headrace.pipelines.replay import ReplayPlan
     from headrace.pipelines.supervise import supervised_replay
+    from headrace.web.write import write_report
 
     out = Output(json)
     wanted = ReplayPlan.parse(start, end, seed=seed, faults=fault or [], freeze=freeze)
     project = load_project(target, env=env)
     with out.progress() as progress:
         result = supervised_replay(project, wanted, state=state, progress=progress)
-    out.show(result)
+        report = write_report(project, str(result["state"]), progress)
+    out.show(result.noted(*report))
 
 
 @app.command()
@@ -102,27 +107,17 @@ def serve(
     target: Target,
     state: State = None,
     env: Env = None,
-    host: Annotated[
-        str, typer.Option(help="Where to listen; another than loopback needs --behind-proxy.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port to listen on.")] = 8000,
-    behind_proxy: Annotated[bool, typer.Option(help="A proxy in front does authentication and TLS.")] = False,
-    control: Annotated[bool, typer.Option("--control", help="Run the control loop too, as `up` does.")] = False,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    behind_proxy: BehindProxy = False,
     json: Json = False,
 ) -> None:
     """Answer predictions over HTTP with the live model."""
     from headrace.pipelines.project import load_project
     from headrace.pipelines.serve import serve as serve_pipeline
 
-    serve_pipeline(
-        load_project(target, env=env),
-        state=state,
-        host=host,
-        port=port,
-        behind_proxy=behind_proxy,
-        control=control,
-        json=json,
-    )
+    project = load_project(target, env=env)
+    serve_pipeline(project, state=state, host=host, port=port, behind_proxy=behind_proxy, json=json)
 
 
 @app.command()
@@ -130,13 +125,16 @@ def up(
     target: Target,
     state: State = None,
     env: Env = None,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    behind_proxy: bool = False,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    behind_proxy: BehindProxy = False,
     json: Json = False,
 ) -> None:
-    """Serve, and run the control loop beside it: monitors, retraining, rollout."""
-    serve(target, state, env, host, port, behind_proxy, True, json)
+    """Serve, and run the control loop beside it: streams, monitors, retraining, rollout."""
+    from headrace.pipelines.project import load_project
+    from headrace.pipelines.up import up as run_up
+
+    run_up(load_project(target, env=env), state=state, host=host, port=port, behind_proxy=behind_proxy, json=json)
 
 
 @app.command()
@@ -161,7 +159,7 @@ def predict(
 @app.command()
 def promote(
     target: Target,
-    version: Annotated[int, typer.Argument(help="The version to make champion.")],
+    version: Annotated[str, typer.Argument(help="The version to make champion, as v3.")],
     why: Annotated[str, typer.Option(help="The reason, for the audit trail.")],
     force: Annotated[bool, typer.Option(help="Promote although gates failed; recorded.")] = False,
     state: State = None,
@@ -178,7 +176,7 @@ def promote(
 @app.command()
 def approve(
     target: Target,
-    version: Annotated[int, typer.Argument(help="The version to approve.")],
+    version: Annotated[str, typer.Argument(help="The version to approve, as v3.")],
     why: Annotated[str, typer.Option(help="The reason, for the audit trail.")],
     state: State = None,
     env: Env = None,
@@ -194,7 +192,7 @@ def approve(
 @app.command()
 def rollback(
     target: Target,
-    to: Annotated[int | None, typer.Option(help="The version to go back to; by default the one before.")] = None,
+    to: Annotated[str | None, typer.Option(help="The version to go back to, as v2; by default the one before.")] = None,
     why: Annotated[str, typer.Option(help="The reason, for the audit trail.")] = "rolled back by hand",
     state: State = None,
     env: Env = None,
@@ -328,12 +326,22 @@ def demo(
     json: Json = False,
 ) -> None:
     """Replay a year of real flights through the whole loop, and report."""
-    from headrace.pipelines.demo import run_demo
+    from headrace.pipelines.demo import demo_project, run_demo
+    from headrace.web.write import write_report
 
     out = Output(json)
     with out.progress() as progress:
         result = run_demo(state, end=end, progress=progress)
-    out.show(result)
+        report = write_report(demo_project(), state, progress)
+    if not json:
+        out.print(report.terminal)
+    out.show(
+        result.noted(
+            *report,
+            f"Everything else is in {state}; rm -r {state} removes it, make clean the environment too.",
+            f"Serve the live model: .venv/bin/headrace serve examples/flights/flights.py:pipeline --state {state}",
+        )
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -52,6 +52,12 @@ class Output:
         for note in view.notes:
             console.print(Text(note), soft_wrap=True)
 
+    def print(self, renderable: Any) -> None:
+        """Print something that rich can draw."""
+        from rich.console import Console
+
+        Console(highlight=False).print(renderable)
+
     @contextmanager
     def progress(self) -> Iterator[Progress]:
         """Show progress on standard error: a bar on a terminal, else a line every few seconds."""

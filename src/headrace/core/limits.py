@@ -99,6 +99,8 @@ class Limit:
     def __str__(self) -> str:
         if self.op == "between":
             return f"{self.quantity} between {self.threshold[0]:g} and {self.threshold[1]:g}"
+        if isinstance(self.threshold, tuple):
+            return f"{self.quantity} {self.op} {self.threshold}"
         return f"{self.quantity} {self.op} {self.shown(self.threshold)}"
 
     def shown(self, value: float) -> str:

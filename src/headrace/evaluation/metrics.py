@@ -347,8 +347,8 @@ def resampled_difference(
     score = SCORES[metric.name]
 
     def gap(drawn: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> float | None:
-        chosen = np.concatenate([members[unit] for unit in drawn])
-        values = score(first.take(chosen)), score(second.take(chosen))
+        chosen = [members[unit] for unit in drawn]
+        values = score(first.draw(chosen)), score(second.draw(chosen))
         if values[0] is None or values[1] is None:
             return None
         return abs(values[0]) - abs(values[1]) if metric.better == "zero" else values[0] - values[1]

@@ -1,708 +1,1295 @@
 /* Windowed aggregation: the only code for it, offline, online and streaming.
  *
- * Arithmetic is exact. A sum is kept as a fixed-point integer over the whole range of doubles, positive and negative
- * values apart, so that a carry never runs far and a value can be taken out again; squares likewise. Results are
- * rounded once, from integers. Nothing depends on the order of additions, on the CPU or on compiler flags.
+ * All sums are exact integers that are rounded once, at the end, so neither the order of events nor blocks, partitions,
+ * the CPU or the compiler can change a bit of a result. Sections: exact sums, order statistics, one lane's tally,
+ * reading stored bytes, summaries of blocks, scanning many labels.
  *
- * An event is ROW = 4 + m words: moment, arrival, row hash, null mask (bit i: value i is null), m values. Events stand in
- * order of (moment, arrival, row hash). A head is HEAD words and then the events.
+ * Stored words are little-endian int64, as is every machine this is built for; `lanes.py` describes their layout. An
+ * event is EVENT + m words: moment, arrival, row hash, null mask (bit i: value i is null), m values (float64 bits or
+ * int64). Events stand in the order (moment, arrival, row hash).
  */
+#define _DEFAULT_SOURCE /* madvise */
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <math.h>
+#include <sys/mman.h>
 
 typedef unsigned __int128 u128;
 
-enum { HEAD = 4, FIXED = 4, MAX_COLUMNS = 64, MAX_WINDOWS = 32 };
 enum { FLOAT = 0, INT = 1, BOOL = 2, REF = 3 };
-enum { COUNT = 0, SUM = 1, MEAN = 2, MIN = 3, MAX = 4, STDDEV = 5, LATEST = 6, QUANTILE = 7, ROWS = 8 };
+enum { COUNT = 0, SUM = 1, MEAN = 2, LEAST = 3, GREATEST = 4, STDDEV = 5, LATEST = 6, QUANTILE = 7, ROWS = 8 };
 enum { OK = 0, NONE = 1, EXPIRED = 2, OVERFLOWED = 3 };
-enum { CORRUPT = -1 };
+enum { CORRUPT = -1, NO_MEMORY = -2, ENOUGH = -3 };
+enum { AUTO = 0, PLAIN = 1, SWEEP = 2 };
 
-/* Doubles are multiples of 2^-1074 below 2^1024: 2,098 bits, and 32 more for 2^32 summands: 34 words. Squares are
- * multiples of 2^-2148 below 2^2048: 4,196 + 32 bits: 67 words; one more each, so that a shifted value fits. */
-enum { S_WORDS = 35, Q_WORDS = 69, S_BASE = -1074, Q_BASE = -2148 };
+enum { MOMENT = 0, ARRIVAL = 1, ROW = 2, MASK = 3, EVENT = 4 };
+/* An entry summarizes a block: ENTRY words and PART words for each column. */
+enum { FIRST = 0, LAST = 1, REFERENCE = 4, ENTRY_ROWS = 5, ENTRY = 6 };
+enum { P_COUNT = 0, P_LEAST = 1, P_GREATEST = 2, P_LAST = 3, P_LAST_MOMENT = 4, P_MARKS = 5, P_SUM = 6, P_SQUARE = 9,
+       PART = 14, SUM_PART = 3, SQUARE_PART = 5 };
+enum { SEEN = 1, LAST_NULL = 2, PLUS_INF = 4, MINUS_INF = 8, NANS = 16, NEGATIVE = 32, WIDE = 64 };
+enum { HEAD = 5, FORMAT = 1, ANY_LEVEL = 255, MAX_DEPTH = 16 };
 
-typedef struct {
-  int64_t n, plus_inf, minus_inf, nans;
-  uint64_t plus[S_WORDS], minus[S_WORDS], square[Q_WORDS];
-  int low, high; /* words of `plus` and `minus` that may not be zero; `square` has twice as many */
-} Sum;
+/* A sum is an integer times 2^-1088: doubles are multiples of 2^-1074, and 1088 = 17 * 64 puts integers on word 17.
+ * Below 2^1024, with 2^32 summands: 2,144 bits, 34 words, one more for the upper part of a shifted value. Squares are
+ * integers times 2^-2176 below 2^2048: 4,256 bits, 67 words, one more. */
+enum { UNIT = 1088, UNIT_WORD = 17, SUM_WORDS = 35, SQUARE_WORDS = 68, WORK_WORDS = 2 * SUM_WORDS + 2 };
+#define MAX_COUNT ((int64_t)1 << 32)
 
-typedef struct { int32_t column, kind, window, pad; double parameter; } Output;
+static const int64_t INF_BITS = 0x7FF0000000000000, NAN_BITS = 0x7FF8000000000000;
 
-typedef struct {
-  int32_t columns, windows, outputs, state;
-  int32_t types[MAX_COLUMNS];
-  int32_t sums[MAX_COLUMNS];   /* 0: no sum of the column is asked for; 1: its sum; 2: its squares too */
-  int32_t ranges[MAX_COLUMNS]; /* whether its least or greatest value is asked for */
-  int32_t lists[MAX_COLUMNS];  /* whether a quantile of it is asked for */
-  int32_t newest[MAX_COLUMNS]; /* whether its latest value is asked for */
-  int64_t window[MAX_WINDOWS];
-  Output output[256];
-} Lane;
-
-/* ---- exact sums ---- */
-
-static void sum_clear(Sum *s) {
-  s->n = s->plus_inf = s->minus_inf = s->nans = 0;
-  if (s->high >= s->low) {
-    size_t words = (size_t)(s->high - s->low + 1);
-    memset(s->plus + s->low, 0, words * 8);
-    memset(s->minus + s->low, 0, words * 8);
-    int top = 2 * s->high + 3;
-    if (top > Q_WORDS) top = Q_WORDS;
-    memset(s->square + 2 * s->low, 0, (size_t)(top - 2 * s->low) * 8);
-  }
-  s->low = S_WORDS;
-  s->high = -1;
-}
-
-static int add_at(uint64_t *d, int i, uint64_t a, uint64_t b, uint64_t c) {
-  u128 t = (u128)d[i] + a;
-  d[i++] = (uint64_t)t;
-  t = (u128)d[i] + b + (uint64_t)(t >> 64);
-  d[i++] = (uint64_t)t;
-  t = (u128)d[i] + c + (uint64_t)(t >> 64);
-  d[i] = (uint64_t)t;
-  uint64_t carry = (uint64_t)(t >> 64);
-  while (carry) carry = (d[++i] += 1) == 0;
-  return i;
-}
-
-static void take_at(uint64_t *d, int i, uint64_t a, uint64_t b, uint64_t c) {
-  uint64_t part[3] = {a, b, c}, borrow = 0;
-  for (int k = 0; k < 3; k++, i++) {
-    u128 less = (u128)part[k] + borrow;
-    borrow = less > d[i];
-    d[i] -= (uint64_t)less;
-  }
-  for (; borrow; i++) borrow = d[i]-- == 0;
-}
-
-/* Split a value into sign, an integer below 2^64 and its exponent above 2^S_BASE; 0 if it is zero, -1 if not finite. */
-static int split(int64_t word, int type, int *negative, uint64_t *digits, int *place) {
-  if (type != FLOAT) {
-    *negative = word < 0;
-    *digits = word < 0 ? 0 - (uint64_t)word : (uint64_t)word;
-    *place = -S_BASE;
-    return word != 0;
-  }
-  uint64_t bits = (uint64_t)word;
-  int e = (int)(bits >> 52) & 2047;
-  if (e == 2047) return -1;
-  *negative = (int)(bits >> 63);
-  *digits = (bits & 0xFFFFFFFFFFFFFull) | ((uint64_t)(e != 0) << 52);
-  *place = e ? e - 1 : 0;
-  return *digits != 0;
-}
-
-static void sum_change(Sum *s, int64_t word, int type, int squares, int sign) {
-  int negative, place, found;
-  uint64_t digits;
-  s->n += sign;
-  found = split(word, type, &negative, &digits, &place);
-  if (found == 0) return;
-  if (found < 0) {
-    if ((uint64_t)word << 12) s->nans += sign;
-    else if (word < 0) s->minus_inf += sign;
-    else s->plus_inf += sign;
-    return;
-  }
-  int i = place >> 6, b = place & 63;
-  uint64_t low = digits << b, high = b ? digits >> (64 - b) : 0;
-  uint64_t *d = negative ? s->minus : s->plus;
-  int end = i + 2;
-  if (sign > 0) end = add_at(d, i, low, high, 0);
-  else take_at(d, i, low, high, 0);
-  if (i < s->low) s->low = i;
-  if (end > s->high) s->high = end;
-  if (squares) {
-    u128 q = (u128)digits * digits;
-    int j = 2 * place >> 6, c = 2 * place & 63;
-    uint64_t l = (uint64_t)q, h = (uint64_t)(q >> 64);
-    uint64_t x = l << c, y = c ? h << c | l >> (64 - c) : h, z = c ? h >> (64 - c) : 0;
-    if (sign > 0) {
-      int top = add_at(s->square, j, x, y, z);
-      if ((top + 1) / 2 > s->high) s->high = (top + 1) / 2;
-    } else take_at(s->square, j, x, y, z);
-  }
-  if (s->high >= S_WORDS) s->high = S_WORDS - 1;
-}
-
-/* ---- big integers: little-endian words, non-negative ---- */
-
-enum { BIG = 144 };
-typedef struct { int n; uint64_t w[BIG]; } Big;
-
-static void big_trim(Big *a) { while (a->n && !a->w[a->n - 1]) a->n--; }
-
-static int big_compare(const Big *a, const Big *b) {
-  if (a->n != b->n) return a->n < b->n ? -1 : 1;
-  for (int i = a->n; i--;) if (a->w[i] != b->w[i]) return a->w[i] < b->w[i] ? -1 : 1;
-  return 0;
-}
-
-static void big_subtract(Big *a, const Big *b) { /* a >= b */
-  uint64_t borrow = 0;
-  for (int i = 0; i < a->n; i++) {
-    u128 less = (u128)(i < b->n ? b->w[i] : 0) + borrow;
-    borrow = less > a->w[i];
-    a->w[i] -= (uint64_t)less;
-  }
-  big_trim(a);
-}
-
-static void big_times(Big *a, uint64_t factor) {
-  u128 t = 0;
-  for (int i = 0; i < a->n; i++) {
-    t += (u128)a->w[i] * factor;
-    a->w[i] = (uint64_t)t;
-    t >>= 64;
-  }
-  if (t) a->w[a->n++] = (uint64_t)t;
-}
-
-static void big_square(const Big *a, Big *r) {
-  memset(r->w, 0, (size_t)(2 * a->n) * 8);
-  for (int i = 0; i < a->n; i++) {
-    u128 t = 0;
-    for (int j = 0; j < a->n; j++) {
-      t += (u128)a->w[i] * a->w[j] + r->w[i + j];
-      r->w[i + j] = (uint64_t)t;
-      t >>= 64;
-    }
-    r->w[i + a->n] = (uint64_t)t;
-  }
-  r->n = 2 * a->n;
-  big_trim(r);
-}
-
-/* Round a * 2^exponent / divisor to the nearest double, ties to even. */
-static double big_round(Big *a, int exponent, uint64_t divisor) {
-  big_trim(a);
-  if (!a->n) return 0.0;
-  uint64_t rest = 0;
-  if (divisor > 1) { /* two more words below give the quotient at least 64 bits and an exact remainder */
-    memmove(a->w + 2, a->w, (size_t)a->n * 8);
-    a->w[0] = a->w[1] = 0;
-    a->n += 2;
-    exponent -= 128;
-    for (int i = a->n; i--;) {
-      u128 t = (u128)rest << 64 | a->w[i];
-      a->w[i] = (uint64_t)(t / divisor);
-      rest = (uint64_t)(t % divisor);
-    }
-    big_trim(a);
-  }
-  int top = 64 * a->n - 1 - __builtin_clzll(a->w[a->n - 1]), e = top + exponent;
-  if (e > 1023) return INFINITY;
-  int keep = e >= -1022 ? 53 : 53 + 1022 + e;
-  if (keep < 0) return 0.0;
-  int cut = top + 1 - keep; /* bits below `cut` are rounded away */
-  uint64_t kept = 0, half = 0;
-  for (int i = 0; i < keep; i++) {
-    int p = top - i;
-    kept = kept << 1 | (p >= 0 ? a->w[p >> 6] >> (p & 63) & 1 : 0);
-  }
-  if (cut > 0) {
-    int p = cut - 1;
-    half = a->w[p >> 6] >> (p & 63) & 1;
-    if (half && !rest) {
-      rest = p & 63 ? a->w[p >> 6] << (64 - (p & 63)) : 0;
-      for (int i = p >> 6; !rest && i--;) rest = a->w[i];
-    }
-  }
-  if (half && (rest || (kept & 1))) kept++;
-  uint64_t bits = keep == 53 ? ((uint64_t)(e + 1022) << 52) + kept : kept;
-  double found;
-  memcpy(&found, &bits, 8);
-  return found;
-}
-
-/* ---- results ---- */
-
-/* Return |S| and its sign; words below `low` are left out, so its exponent is S_BASE + 64 * low. */
-static int sum_total(const Sum *s, Big *total) {
-  Big minus;
-  int n = s->high - s->low + 1;
-  if (n <= 0) { total->n = 0; return 0; }
-  total->n = minus.n = n;
-  memcpy(total->w, s->plus + s->low, (size_t)n * 8);
-  memcpy(minus.w, s->minus + s->low, (size_t)n * 8);
-  big_trim(total);
-  big_trim(&minus);
-  int order = big_compare(total, &minus);
-  if (order >= 0) big_subtract(total, &minus);
-  else { big_subtract(&minus, total); *total = minus; }
-  return order;
-}
-
-static double special(const Sum *s, int *found) {
-  *found = 1;
-  if (s->nans || (s->plus_inf && s->minus_inf)) return NAN;
-  if (s->plus_inf) return INFINITY;
-  if (s->minus_inf) return -INFINITY;
-  *found = 0;
-  return 0.0;
-}
-
-static double sum_mean(const Sum *s, uint64_t divisor) {
-  int odd;
-  double value = special(s, &odd);
-  if (odd) return value;
-  Big total;
-  int sign = sum_total(s, &total);
-  value = big_round(&total, S_BASE + 64 * s->low, divisor);
-  return sign < 0 ? -value : value;
-}
-
-static double sum_variance(const Sum *s) { /* (n Q - S^2) / (n (n - 1)), rounded once */
-  int odd;
-  special(s, &odd);
-  if (odd) return NAN;
-  int n = s->high - s->low + 1;
-  if (n <= 0) return 0.0;
-  Big total, square, q;
-  sum_total(s, &total);
-  big_square(&total, &square);
-  int words = 2 * n + 2;
-  if (2 * s->low + words > Q_WORDS) words = Q_WORDS - 2 * s->low;
-  q.n = words;
-  memcpy(q.w, s->square + 2 * s->low, (size_t)words * 8);
-  big_trim(&q);
-  big_times(&q, (uint64_t)s->n);
-  big_subtract(&q, &square);
-  return big_round(&q, Q_BASE + 128 * s->low, (uint64_t)s->n * (uint64_t)(s->n - 1));
-}
-
-static int integer_total(const Sum *s, int64_t *value) {
-  Big total;
-  int sign = sum_total(s, &total);
-  uint64_t found = 0;
-  int places = -S_BASE - 64 * s->low;
-  for (int i = 0; i < total.n; i++) { /* the integer is a multiple of 2^1074 / 2^(64 low) here */
-    int p = 64 * i - places;
-    if (p <= -64 || !total.w[i]) continue;
-    if (p >= 64) return OVERFLOWED;
-    if (p < 0) found |= total.w[i] >> -p;
-    else {
-      if (p && total.w[i] >> (64 - p)) return OVERFLOWED;
-      found |= total.w[i] << p;
-    }
-  }
-  if (found > (uint64_t)INT64_MAX + (sign < 0)) return OVERFLOWED;
-  *value = sign < 0 ? (int64_t)(0 - found) : (int64_t)found;
-  return OK;
-}
-
-/* ---- order ---- */
-
-/* Map a value to an integer in the total order: -0.0 < +0.0, NaN last. */
-static int64_t ordered(int64_t word, int type) {
-  if (type != FLOAT) return word;
-  return word ^ ((word >> 63) & INT64_MAX);
-}
-
-static int64_t select_nth(int64_t *v, int64_t n, int64_t r) {
-  int64_t lo = 0, hi = n - 1;
-  while (lo < hi) {
-    int64_t p = v[lo + (hi - lo) / 2], i = lo, j = hi;
-    while (i <= j) {
-      while (v[i] < p) i++;
-      while (v[j] > p) j--;
-      if (i <= j) { int64_t x = v[i]; v[i++] = v[j]; v[j--] = x; }
-    }
-    if (r <= j) hi = j;
-    else if (r >= i) lo = i;
-    else break;
-  }
-  return v[r];
-}
-
-static int64_t quantile_rank(double q, int64_t n) { /* inverse CDF: from 0 */
-  int64_t rank = (int64_t)ceil(q * (double)n) - 1;
-  return rank < 0 ? 0 : rank >= n ? n - 1 : rank;
-}
-
-/* ---- one read: events go in from the newest to the oldest, a window is finished when its edge is passed ---- */
-
-typedef struct {
-  Lane lane;
-  Sum sum[MAX_COLUMNS];
-  int64_t rows, count[MAX_COLUMNS], least[MAX_COLUMNS], greatest[MAX_COLUMNS];
-  int64_t last[MAX_COLUMNS], last_moment[MAX_COLUMNS];
-  uint8_t seen[MAX_COLUMNS], last_null[MAX_COLUMNS];
-  int64_t *list[MAX_COLUMNS], *scratch, room;
-} Reader;
-
-Reader *reader_new(const Lane *lane) {
-  Reader *r = calloc(1, sizeof *r);
-  if (!r) return NULL;
-  r->lane = *lane;
-  for (int c = 0; c < lane->columns; c++) { r->sum[c].low = 0; r->sum[c].high = S_WORDS - 1; sum_clear(&r->sum[c]); }
+static int64_t minus(int64_t a, int64_t b) {
+  int64_t r;
+  if (__builtin_sub_overflow(a, b, &r)) return b > 0 ? INT64_MIN : INT64_MAX;
   return r;
 }
 
-void reader_free(Reader *r) {
-  for (int c = 0; c < MAX_COLUMNS; c++) free(r->list[c]);
-  free(r->scratch);
-  free(r);
-}
+/* ==== Exact sums ==== */
 
-static int reader_room(Reader *r, int64_t n) {
-  if (n <= r->room) return 1;
-  for (int c = 0; c < r->lane.columns; c++) if (r->lane.lists[c]) {
-    int64_t *larger = realloc(r->list[c], (size_t)n * 8);
-    if (!larger) return 0;
-    r->list[c] = larger;
+/* Positive and negative values are kept apart, so that no carry runs through sign bits and values can be taken out again;
+ * words outside [low, high) and [square_low, square_high) are zero. */
+typedef struct {
+  int32_t low, high, square_low, square_high;
+  int64_t plus_inf, minus_inf, nans;
+  uint64_t side[2][SUM_WORDS];
+  uint64_t square[SQUARE_WORDS];
+} Sum;
+
+static void sum_clear(Sum *s) {
+  if (s->high > s->low) {
+    size_t bytes = (size_t)(s->high - s->low) * 8;
+    memset(s->side[0] + s->low, 0, bytes);
+    memset(s->side[1] + s->low, 0, bytes);
   }
-  int64_t *larger = realloc(r->scratch, (size_t)n * 8);
-  if (!larger) return 0;
-  r->scratch = larger;
-  r->room = n;
-  return 1;
-}
-
-static void reader_clear(Reader *r) {
-  r->rows = 0;
-  for (int c = 0; c < r->lane.columns; c++) {
-    r->count[c] = 0;
-    r->seen[c] = 0;
-    if (r->lane.sums[c]) sum_clear(&r->sum[c]);
+  if (s->square_high > s->square_low) {
+    memset(s->square + s->square_low, 0, (size_t)(s->square_high - s->square_low) * 8);
   }
+  s->low = SUM_WORDS;
+  s->square_low = SQUARE_WORDS;
+  s->high = s->square_high = 0;
+  s->plus_inf = s->minus_inf = s->nans = 0;
 }
 
-static void put_double(int64_t *word, double value) { memcpy(word, &value, 8); }
-
-static void blank(const Lane *lane, const Output *o, int64_t *word) {
-  int type = o->column < 0 ? INT : lane->types[o->column];
-  if (o->kind == MEAN || o->kind == STDDEV || (type == FLOAT && o->kind != COUNT)) put_double(word, NAN);
-  else *word = 0;
+/* Add n words at word i; return the end of what changed. A carry past `end` cannot come from true data and is lost. */
+static inline int add_words(uint64_t *d, int i, int end, const uint64_t *w, int n) {
+  uint64_t carry = 0;
+  for (int k = 0; k < n; k++, i++) {
+    u128 t = (u128)d[i] + w[k] + carry;
+    d[i] = (uint64_t)t;
+    carry = (uint64_t)(t >> 64);
+  }
+  for (; carry && i < end; i++) carry = ++d[i] == 0;
+  return i;
 }
 
-static int from_sum(const Sum *s, int kind, int type, int64_t *word) {
-  if (kind == SUM && type != FLOAT) return integer_total(s, word);
-  if (kind == STDDEV && s->n < 2) return NONE;
-  put_double(word, kind == SUM ? sum_mean(s, 1) : kind == MEAN ? sum_mean(s, (uint64_t)s->n) : sqrt(sum_variance(s)));
+static inline void take_words(uint64_t *d, int i, int end, const uint64_t *w, int n) {
+  uint64_t borrow = 0;
+  for (int k = 0; k < n; k++, i++) {
+    u128 t = (u128)d[i] - w[k] - borrow;
+    d[i] = (uint64_t)t;
+    borrow = (uint64_t)(t >> 64) & 1;
+  }
+  for (; borrow && i < end; i++) borrow = d[i]-- == 0;
+}
+
+static inline void widen(int32_t *low, int32_t *high, int from, int to) {
+  if (from < *low) *low = from;
+  if (to > *high) *high = to;
+}
+
+static void count_odd(Sum *s, uint64_t bits, int by) {
+  if (bits << 12) s->nans += by;
+  else if (bits >> 63) s->minus_inf += by;
+  else s->plus_inf += by;
+}
+
+static void change_square(Sum *s, uint64_t digits, int place, int by) {
+  u128 q = (u128)digits * digits;
+  int i = 2 * place >> 6, b = 2 * place & 63;
+  uint64_t low = (uint64_t)q, high = (uint64_t)(q >> 64);
+  uint64_t w[3] = {low << b, b ? high << b | low >> (64 - b) : high, b ? high >> (64 - b) : 0};
+  if (by > 0) widen(&s->square_low, &s->square_high, i, add_words(s->square, i, SQUARE_WORDS, w, 3));
+  else take_words(s->square, i, SQUARE_WORDS, w, 3);
+}
+
+/* Add (by = 1) or take out again (by = -1) a value, with its square if that is asked for. */
+static inline void sum_change(Sum *s, int64_t word, int type, int squares, int by) {
+  uint64_t bits = (uint64_t)word, digits = word < 0 ? 0 - bits : bits;
+  int negative = word < 0, place = UNIT;
+  if (type == FLOAT) {
+    int e = (int)(bits >> 52) & 2047;
+    if (e == 2047) {
+      count_odd(s, bits, by);
+      return;
+    }
+    digits = (bits & 0xFFFFFFFFFFFFF) | (uint64_t)(e != 0) << 52;
+    place = UNIT - 1074 + (e ? e - 1 : 0);
+  }
+  if (digits == 0) return;
+  int i = place >> 6, b = place & 63;
+  uint64_t w[2] = {digits << b, b ? digits >> (64 - b) : 0};
+  if (by > 0) widen(&s->low, &s->high, i, add_words(s->side[negative], i, SUM_WORDS, w, 2));
+  else take_words(s->side[negative], i, SUM_WORDS, w, 2);
+  if (squares) change_square(s, digits, place, by);
+}
+
+/* The size of a sum: words [low, high) of `word`, trimmed; sign -1, 0 or 1. */
+typedef struct {
+  int low, high, sign;
+  uint64_t word[SUM_WORDS];
+} Total;
+
+static void total_of(const Sum *s, Total *t) {
+  uint64_t borrow = 0;
+  t->low = s->low;
+  t->high = s->high;
+  for (int i = s->low; i < s->high; i++) {
+    u128 d = (u128)s->side[0][i] - s->side[1][i] - borrow;
+    t->word[i] = (uint64_t)d;
+    borrow = (uint64_t)(d >> 64) & 1;
+  }
+  t->sign = borrow ? -1 : 1;
+  if (borrow) {
+    uint64_t carry = 1;
+    for (int i = s->low; i < s->high; i++) {
+      t->word[i] = ~t->word[i] + carry;
+      carry = carry && t->word[i] == 0;
+    }
+  }
+  while (t->high > t->low && t->word[t->high - 1] == 0) t->high--;
+  while (t->low < t->high && t->word[t->low] == 0) t->low++;
+  if (t->low >= t->high) t->sign = 0;
+}
+
+/* Divide four words in place; return whether a remainder is left. Halves of words keep to 64-bit divisions. */
+static int divide(uint64_t *q, uint32_t d) {
+  uint64_t rest = 0;
+  for (int i = 3; i >= 0; i--) {
+    uint64_t high = rest << 32 | q[i] >> 32;
+    uint64_t low = high % d << 32 | (q[i] & 0xFFFFFFFF);
+    q[i] = (high / d) << 32 | low / d;
+    rest = low % d;
+  }
+  return rest != 0;
+}
+
+/* Round 64 bits below a leading one of weight 2^e, `sticky` if anything follows: to nearest, ties to even. */
+static double round_bits(uint64_t top, int sticky, int64_t e) {
+  if (e > 1023) return INFINITY;
+  int keep = e >= -1022 ? 53 : (int)(e + 1075); /* fewer bits for a subnormal result */
+  if (keep < 0) return 0.0;
+  int cut = 64 - keep;
+  uint64_t kept = keep ? top >> cut : 0, half = top >> (cut - 1) & 1, below = top << (64 - cut) << 1;
+  if (half && (below || sticky || (kept & 1))) kept++;
+  /* A kept leading one adds one to the exponent field, and rounding up to 2^53 another: also into infinity. */
+  uint64_t bits = keep == 53 ? ((uint64_t)(e + 1022) << 52) + kept : kept;
+  double value;
+  memcpy(&value, &bits, 8);
+  return value;
+}
+
+/* Round w[0..n) * 2^exponent / (d1 * d2). floor(floor(a / b) / c) = floor(a / bc), so two short divisions do; four
+ * words hold at least 193 bits, of which 129 are left, and what lies below them only breaks ties. */
+static double round_words(const uint64_t *w, int n, int64_t exponent, uint32_t d1, uint32_t d2) {
+  while (n && w[n - 1] == 0) n--;
+  if (n == 0) return 0.0;
+  uint64_t q[4];
+  int sticky = 0, top = 3;
+  for (int k = 0; k < 4; k++) q[3 - k] = n > k ? w[n - 1 - k] : 0;
+  for (int i = 0; i < n - 4; i++) sticky |= w[i] != 0;
+  if (d1 > 1) sticky |= divide(q, d1);
+  if (d2 > 1) sticky |= divide(q, d2);
+  while (q[top] == 0) top--;
+  int shift = __builtin_clzll(q[top]);
+  int64_t e = exponent + 64 * (n - 4 + top) + 63 - shift;
+  uint64_t bits = q[top] << shift;
+  if (top) {
+    if (shift) bits |= q[top - 1] >> (64 - shift);
+    sticky |= q[top - 1] << shift != 0;
+  }
+  for (int i = 0; i < top - 1; i++) sticky |= q[i] != 0;
+  return round_bits(bits, sticky, e);
+}
+
+/* Return what infinities and NaN decide, 0.0 if there are none. */
+static double odd_value(const Sum *s) {
+  if (s->nans || (s->plus_inf && s->minus_inf)) return NAN;
+  return s->plus_inf ? INFINITY : s->minus_inf ? -INFINITY : 0.0;
+}
+
+/* sum = RN(S), mean = RN(S / n): 1 <= n < 2^32. */
+static double sum_over(const Sum *s, uint32_t n) {
+  double odd = odd_value(s);
+  if (odd != 0.0) return odd;
+  Total t;
+  total_of(s, &t);
+  double value = round_words(t.word + t.low, t.high - t.low, 64 * t.low - UNIT, n, 1);
+  return t.sign < 0 ? -value : value;
+}
+
+/* d[0..end) -= t * t; return whether that was possible. */
+static int take_square(uint64_t *d, int end, const uint64_t *t, int n) {
+  uint64_t borrow = 0;
+  for (int i = 0; i < n; i++) {
+    u128 carry = 0;
+    for (int k = 0; k < n; k++) {
+      carry += (u128)t[i] * t[k];
+      uint64_t part = (uint64_t)carry;
+      carry = (carry >> 64) + (d[i + k] < part);
+      d[i + k] -= part;
+    }
+    u128 left = (u128)d[i + n] - (uint64_t)carry - borrow;
+    d[i + n] = (uint64_t)left;
+    borrow = (uint64_t)(left >> 64) & 1;
+  }
+  for (int i = 2 * n; borrow && i < end; i++) borrow = d[i]-- == 0;
+  return borrow == 0;
+}
+
+/* variance = RN((n Q - S^2) / (n (n - 1))): 2 <= n < 2^32; a negative one means damaged input and gives -1. */
+static double variance_of(const Sum *s, uint32_t n) {
+  if (odd_value(s) != 0.0) return NAN;
+  if (s->square_high <= s->square_low) return 0.0;
+  Total t;
+  uint64_t d[WORK_WORDS], carry = 0;
+  total_of(s, &t);
+  int used = t.sign ? t.high - t.low : 0, base = used && 2 * t.low < s->square_low ? 2 * t.low : s->square_low;
+  int end = used && 2 * t.high > s->square_high ? 2 * t.high : s->square_high;
+  int words = end - base + 1, from = 2 * t.low - base;
+  memset(d, 0, (size_t)words * 8);
+  for (int i = s->square_low; i < s->square_high; i++) {
+    u128 p = (u128)s->square[i] * n + carry;
+    d[i - base] = (uint64_t)p;
+    carry = (uint64_t)(p >> 64);
+  }
+  d[s->square_high - base] = carry;
+  if (used && !take_square(d + from, words - from, t.word + t.low, used)) return -1.0;
+  return round_words(d, words, 64 * base - 2 * UNIT, n, n - 1);
+}
+
+/* Return the sum of an int64 column, or that it does not fit. */
+static int integer_sum(const Sum *s, int64_t *value) {
+  Total t;
+  total_of(s, &t);
+  uint64_t size = t.sign && t.low == UNIT_WORD ? t.word[UNIT_WORD] : 0;
+  if (t.high > UNIT_WORD + 1 || size > (uint64_t)INT64_MAX + (t.sign < 0)) return OVERFLOWED;
+  *value = t.sign < 0 ? (int64_t)(0 - size) : (int64_t)size;
   return OK;
 }
 
-static int result(Reader *r, const Output *o, int64_t t, int64_t *word) {
-  int c = o->column;
-  if (o->kind == ROWS) { *word = r->rows; return OK; }
-  if (o->kind == COUNT) { *word = r->count[c]; return OK; }
-  int type = r->lane.types[c];
-  if (o->kind == LATEST) {
-    if (!r->seen[c]) return NONE;
-    if (o->parameter >= 0 && (double)(t - r->last_moment[c]) > o->parameter) return EXPIRED;
-    if (r->last_null[c]) return NONE;
-    *word = r->last[c];
-    return OK;
-  }
-  if (!r->count[c]) return NONE;
-  if (o->kind == MIN) { *word = ordered(r->least[c], type); return OK; }
-  if (o->kind == MAX) { *word = ordered(r->greatest[c], type); return OK; }
-  if (o->kind == QUANTILE) {
-    int64_t n = r->count[c];
-    memcpy(r->scratch, r->list[c], (size_t)n * 8);
-    *word = ordered(select_nth(r->scratch, n, quantile_rank(o->parameter, n)), type);
-    return OK;
-  }
-  return from_sum(&r->sum[c], o->kind, type, word);
+/* ==== Order statistics ==== */
+
+/* Turn the bits of a double into an integer in the total order, -0.0 before +0.0, and such an integer back. */
+static inline int64_t flipped(int64_t word) { return word ^ (int64_t)((uint64_t)(word >> 63) >> 1); }
+
+/* Map a value to its integer in the total order; every NaN is one, and last. */
+static inline int64_t ordered(int64_t word, int type) {
+  if (type != FLOAT) return word;
+  return (word & INT64_MAX) > INF_BITS ? NAN_BITS : flipped(word);
 }
 
-static void finish(Reader *r, int window, int64_t t, int64_t *words, uint8_t *status) {
-  for (int i = 0; i < r->lane.outputs; i++) {
-    const Output *o = &r->lane.output[i];
-    if (o->window != window) continue;
-    status[i] = (uint8_t)result(r, o, t, words + i);
-    if (status[i] != OK) blank(&r->lane, o, words + i);
-  }
-}
-
-/* Finish what does not need the order of values. */
-static void finish_sums(Reader *r, int window, int64_t t, int64_t *words, uint8_t *status) {
-  for (int i = 0; i < r->lane.outputs; i++) {
-    const Output *o = &r->lane.output[i];
-    if (o->window != window || o->kind == MIN || o->kind == MAX || o->kind == QUANTILE) continue;
-    status[i] = (uint8_t)result(r, o, t, words + i);
-    if (status[i] != OK) blank(&r->lane, o, words + i);
-  }
-}
-
-static void take_event(Reader *r, int64_t moment, int64_t mask, const int64_t *v, int windowed) {
-  r->rows += windowed;
-  for (int c = 0; c < r->lane.columns; c++) {
-    int null = (int)(mask >> c & 1);
-    if (!r->seen[c] && (!null || r->lane.state)) {
-      r->seen[c] = 1;
-      r->last_null[c] = (uint8_t)null;
-      r->last[c] = v[c];
-      r->last_moment[c] = moment;
-    }
-    if (null || !windowed) continue;
-    if (r->lane.ranges[c]) {
-      int64_t k = ordered(v[c], r->lane.types[c]);
-      if (!r->count[c] || k < r->least[c]) r->least[c] = k;
-      if (!r->count[c] || k > r->greatest[c]) r->greatest[c] = k;
-    }
-    if (r->lane.lists[c]) r->list[c][r->count[c]] = ordered(v[c], r->lane.types[c]);
-    if (r->lane.sums[c]) sum_change(&r->sum[c], v[c], r->lane.types[c], r->lane.sums[c] > 1, 1);
-    r->count[c]++;
-  }
-}
-
-static int all_seen(const Reader *r) {
-  for (int c = 0; c < r->lane.columns; c++) if (r->lane.newest[c] && !r->seen[c]) return 0;
-  return 1;
-}
-
-/* Events 0..n-1 stand `stride` words apart at `at`; arrivals and untils are looked at if `until` is given. */
-static void scan_one(Reader *r, const int64_t *at, int64_t n, int64_t stride, const int64_t *until, int64_t t,
-                     int64_t *words, uint8_t *status) {
-  const Lane *lane = &r->lane;
-  int64_t edge = lane->state ? t + 1 : t, lo = 0, hi = n;
-  reader_clear(r);
+/* Return the k-th smallest; reorders v (Hoare's quickselect). */
+static int64_t select_value(int64_t *v, int64_t n, int64_t k) {
+  int64_t lo = 0, hi = n - 1;
   while (lo < hi) {
-    int64_t mid = lo + (hi - lo) / 2;
-    if (at[mid * stride] < edge) lo = mid + 1;
-    else hi = mid;
+    int64_t pivot = v[lo + (hi - lo) / 2], i = lo, j = hi;
+    while (i <= j) {
+      while (v[i] < pivot) i++;
+      while (v[j] > pivot) j--;
+      if (i <= j) {
+        int64_t x = v[i];
+        v[i++] = v[j];
+        v[j--] = x;
+      }
+    }
+    if (k <= j) hi = j;
+    else if (k >= i) lo = i;
+    else break;
   }
-  int window = 0;
-  for (int64_t i = lo; i--;) {
-    const int64_t *e = at + i * stride;
-    while (window < lane->windows && e[0] < edge - lane->window[window]) finish(r, window++, t, words, status);
-    int windowed = window < lane->windows;
-    if (!windowed && all_seen(r)) break;
-    if (until && (e[1] > t || until[i] <= t)) continue;
-    take_event(r, e[0], e[3], e + FIXED, windowed);
-  }
-  while (window < lane->windows) finish(r, window++, t, words, status);
-  finish(r, -1, t, words, status);
+  return v[k];
 }
 
-/* ---- online ---- */
+/* A set of places below n that finds its k-th: a bitmap, and a Fenwick tree over its words' populations. */
+typedef struct {
+  int64_t words, count;
+  uint64_t *bit;
+  int64_t *tree;
+} Places;
 
-int read_head(Reader *r, const int64_t *head, int64_t bytes, int64_t t, int64_t *words, uint8_t *status) {
-  int64_t stride = FIXED + r->lane.columns, n = 0;
-  if (head) {
-    if (bytes < HEAD * 8 || (bytes - HEAD * 8) % (stride * 8) || head[0] != stride) return CORRUPT;
-    n = (bytes / 8 - HEAD) / stride;
-  }
-  if (!reader_room(r, n + 1)) return -2;
-  scan_one(r, head + HEAD, n, stride, NULL, t, words, status);
-  return head != NULL;
+static void places_change(Places *p, int64_t place, int by) {
+  p->bit[place >> 6] ^= (uint64_t)1 << (place & 63);
+  p->count += by;
+  for (int64_t i = (place >> 6) + 1; i <= p->words; i += i & -i) p->tree[i] += by;
 }
 
-static int compare3(const int64_t *a, const int64_t *b) {
-  for (int i = 0; i < 3; i++) if (a[i] != b[i]) return a[i] < b[i] ? -1 : 1;
+static int64_t places_select(const Places *p, int64_t k) {
+  int64_t at = 0, step = 1;
+  while (2 * step <= p->words) step *= 2;
+  for (; step; step /= 2) {
+    if (at + step <= p->words && p->tree[at + step] <= k) {
+      at += step;
+      k -= p->tree[at];
+    }
+  }
+  uint64_t word = p->bit[at];
+  while (k--) word &= word - 1;
+  return at << 6 | __builtin_ctzll(word);
+}
+
+/* The least of any range of values that change: each level holds the minima of 64 of the level below. */
+enum { MAX_LEVELS = 11 };
+typedef struct {
+  int64_t size[MAX_LEVELS], *level[MAX_LEVELS];
+} Minima;
+
+static void minima_set(Minima *m, int64_t place, int64_t value) {
+  int64_t old = m->level[0][place];
+  m->level[0][place] = value;
+  for (int i = 1; i < MAX_LEVELS && m->size[i]; i++) {
+    int64_t *above = m->level[i] + (place >> 6), from = place & ~(int64_t)63, best = value;
+    if (value > old) {
+      if (*above < old) return;
+      for (int64_t k = from; k < from + 64 && k < m->size[i - 1]; k++) {
+        if (m->level[i - 1][k] < best) best = m->level[i - 1][k];
+      }
+    } else if (*above <= value) return;
+    old = *above;
+    *above = value = best;
+    place >>= 6;
+  }
+}
+
+static int64_t minima_over(const Minima *m, int64_t lo, int64_t hi, int64_t best) {
+  for (int i = 0; lo < hi; i++, lo >>= 6, hi >>= 6) {
+    const int64_t *v = m->level[i];
+    for (; lo < hi && lo & 63; lo++) best = v[lo] < best ? v[lo] : best;
+    for (; lo < hi && hi & 63; hi--) best = v[hi - 1] < best ? v[hi - 1] : best;
+  }
+  return best;
+}
+
+/* Sort places by the `depth` words at key + place * stride: a stable merge sort of the runs that are there already, so
+ * that nearly sorted input costs little. `spare` is as long as `place`. */
+static inline int after(const int64_t *a, const int64_t *b, int depth) {
+  for (int i = 0; i < depth; i++) {
+    if (a[i] != b[i]) return a[i] > b[i];
+  }
   return 0;
 }
 
-static int64_t locate(const int64_t *at, int64_t n, int64_t stride, const int64_t *key) {
+static int64_t run_end(const int64_t *key, int64_t stride, int depth, const int64_t *place, int64_t i, int64_t n) {
+  while (i < n && !after(key + place[i - 1] * stride, key + place[i] * stride, depth)) i++;
+  return i;
+}
+
+static void sort_places(const int64_t *key, int64_t stride, int depth, int64_t *place, int64_t *spare, int64_t n) {
+  for (int sorted = n < 2; !sorted;) {
+    sorted = 1;
+    for (int64_t a = 0; a < n;) {
+      int64_t b = run_end(key, stride, depth, place, a + 1, n);
+      if (b == n) {
+        if (!sorted) memcpy(spare + a, place + a, (size_t)(n - a) * 8);
+        break;
+      }
+      int64_t end = run_end(key, stride, depth, place, b + 1, n), i = a, j = b;
+      sorted = 0;
+      for (int64_t k = a; k < end; k++) {
+        int right = j < end && (i == b || after(key + place[i] * stride, key + place[j] * stride, depth));
+        spare[k] = place[right ? j++ : i++];
+      }
+      a = end;
+    }
+    if (!sorted) memcpy(place, spare, (size_t)n * 8);
+  }
+}
+
+/* ==== One lane's tally ==== */
+
+typedef struct {
+  int32_t column, kind, window; /* window: its place, -1 for none */
+  double share;                 /* of a quantile */
+  int64_t age;                  /* the greatest of a latest value */
+} Output;
+
+typedef struct {
+  int32_t type, sums, ranges, lists, newest; /* sums: 1 with, 2 with squares */
+} Need;
+
+typedef struct {
+  int64_t count, least, greatest, last, last_moment;
+  int32_t seen, last_null;
+  int64_t *list;        /* its values in the total order, if a quantile is asked for, or... */
+  const Places *ranks;  /* ...their places among `ranked`, while sweeping */
+  const int64_t *ranked;
+  Sum sum;
+} Column;
+
+typedef struct {
+  int64_t rows;
+  Column *column;
+} Tally;
+
+typedef struct {
+  const int64_t *at;
+  int64_t left;
+  int32_t level;
+} Frame;
+
+typedef struct {
+  int32_t columns, windows, outputs, state;
+  int32_t listed, rows; /* windows up to the longest that asks for a quantile; whether rows are counted */
+  int64_t *window;
+  Output *output;
+  Need *need;
+  Tally own, *tally; /* what results are taken from: `own`, or a window's while sweeping */
+  int64_t room;      /* of each list */
+  int64_t t, edge, lower; /* values of moments in [lower, edge) enter the next window */
+  int32_t next, damaged;
+  int64_t *words;
+  uint8_t *status;
+  int32_t depth;
+  Frame frame[MAX_DEPTH];
+} Lane;
+
+void lane_free(Lane *lane) {
+  if (lane == NULL) return;
+  for (int c = 0; lane->own.column && c < lane->columns; c++) free(lane->own.column[c].list);
+  free(lane->own.column);
+  free(lane->window);
+  free(lane->output);
+  free(lane->need);
+  free(lane);
+}
+
+static void need_for(Lane *lane, const Output *o) {
+  lane->rows |= o->kind == ROWS;
+  if (o->kind == ROWS || o->kind == COUNT) return;
+  Need *need = lane->need + o->column;
+  if (o->kind == LATEST) need->newest = 1;
+  if (o->kind == LEAST || o->kind == GREATEST) need->ranges = 1;
+  if ((o->kind == SUM || o->kind == MEAN) && need->sums == 0) need->sums = 1;
+  if (o->kind == STDDEV) need->sums = 2;
+  if (o->kind == QUANTILE) {
+    need->lists = 1;
+    if (o->window + 1 > lane->listed) lane->listed = o->window + 1;
+  }
+}
+
+/* Make a lane that answers `outputs`; without any it gathers everything, for summaries. NULL if memory is short. */
+Lane *lane_new(int32_t columns, const int32_t *types, int32_t state, int32_t windows, const int64_t *window,
+               int32_t outputs, const Output *output) {
+  Lane *lane = calloc(1, sizeof *lane);
+  if (lane == NULL) return NULL;
+  lane->columns = columns;
+  lane->windows = windows;
+  lane->outputs = outputs;
+  lane->state = state;
+  lane->own.column = calloc((size_t)columns + 1, sizeof(Column));
+  lane->need = calloc((size_t)columns + 1, sizeof(Need));
+  lane->window = calloc((size_t)windows + 1, sizeof(int64_t));
+  lane->output = calloc((size_t)outputs + 1, sizeof(Output));
+  if (!lane->own.column || !lane->need || !lane->window || !lane->output) {
+    lane_free(lane);
+    return NULL;
+  }
+  lane->tally = &lane->own;
+  lane->rows = outputs == 0;
+  if (windows) memcpy(lane->window, window, (size_t)windows * 8);
+  for (int i = 0; i < outputs; i++) need_for(lane, memcpy(lane->output + i, output + i, sizeof *output));
+  for (int c = 0; c < columns; c++) {
+    Need *need = lane->need + c;
+    need->type = types[c];
+    if (outputs == 0) need->sums = types[c] == REF ? 0 : 2, need->ranges = need->newest = 1;
+    sum_clear(&lane->own.column[c].sum);
+  }
+  return lane;
+}
+
+static void clear_columns(const Lane *lane, Tally *tally) {
+  tally->rows = 0;
+  for (int c = 0; c < lane->columns; c++) {
+    Column *column = tally->column + c;
+    column->count = 0;
+    column->seen = 0;
+    if (lane->need[c].sums) sum_clear(&column->sum);
+  }
+}
+
+static void set_lower(Lane *lane) {
+  if (lane->next < lane->windows) lane->lower = minus(lane->edge, lane->window[lane->next]);
+}
+
+static void begin(Lane *lane, int64_t t, int64_t *words, uint8_t *status) {
+  lane->t = t;
+  lane->edge = lane->state ? minus(t, -1) : t;
+  lane->next = lane->depth = lane->damaged = 0;
+  lane->words = words;
+  lane->status = status;
+  set_lower(lane);
+}
+
+/* Make room for n more values in every list. */
+static int reserve(Lane *lane, int64_t n) {
+  if (lane->listed == 0) return 1;
+  int64_t most = n;
+  for (int c = 0; c < lane->columns; c++) {
+    if (lane->need[c].lists && lane->own.column[c].count + n > most) most = lane->own.column[c].count + n;
+  }
+  if (most <= lane->room) return 1;
+  most += most / 2;
+  for (int c = 0; c < lane->columns; c++) {
+    if (!lane->need[c].lists) continue;
+    int64_t *longer = realloc(lane->own.column[c].list, (size_t)most * 8);
+    if (longer == NULL) return 0;
+    lane->own.column[c].list = longer;
+  }
+  lane->room = most;
+  return 1;
+}
+
+static int64_t as_word(double value) {
+  int64_t word;
+  memcpy(&word, &value, 8);
+  return value == value ? word : NAN_BITS;
+}
+
+static int of_sum(Lane *lane, const Column *column, int kind, int type, int64_t *word) {
+  if (column->count >= MAX_COUNT) {
+    lane->damaged = 1;
+    return NONE;
+  }
+  if (kind == SUM && type != FLOAT) return integer_sum(&column->sum, word);
+  uint32_t n = (uint32_t)column->count;
+  if (kind == STDDEV) {
+    if (n < 2) return NONE;
+    double variance = variance_of(&column->sum, n);
+    if (variance < 0.0) lane->damaged = 1;
+    *word = as_word(sqrt(variance));
+    return OK;
+  }
+  *word = as_word(sum_over(&column->sum, kind == SUM ? 1 : n));
+  return OK;
+}
+
+static int of_latest(const Lane *lane, const Column *column, const Output *o, int64_t *word) {
+  if (!column->seen) return NONE;
+  if (minus(lane->t, column->last_moment) > o->age) return EXPIRED;
+  if (column->last_null) return NONE;
+  *word = lane->need[o->column].type == FLOAT && (column->last & INT64_MAX) > INF_BITS ? NAN_BITS : column->last;
+  return OK;
+}
+
+static int64_t of_quantile(const Column *column, double share) {
+  int64_t n = column->count, k = (int64_t)ceil(share * (double)n) - 1;
+  if (k < 0) k = 0;
+  if (k >= n) k = n - 1;
+  return column->ranks ? column->ranked[places_select(column->ranks, k)] : select_value(column->list, n, k);
+}
+
+static int result_of(Lane *lane, const Output *o, int64_t *word) {
+  if (o->kind == ROWS) {
+    *word = lane->tally->rows;
+    return OK;
+  }
+  const Column *column = lane->tally->column + o->column;
+  int type = lane->need[o->column].type;
+  if (o->kind == COUNT) {
+    *word = column->count;
+    return OK;
+  }
+  if (o->kind == LATEST) return of_latest(lane, column, o, word);
+  if (column->count <= 0) return NONE;
+  if (o->kind == LEAST) *word = column->least;
+  else if (o->kind == GREATEST) *word = column->greatest;
+  else if (o->kind == QUANTILE) *word = of_quantile(column, o->share);
+  else return of_sum(lane, column, o->kind, type, word);
+  if (type == FLOAT) *word = flipped(*word);
+  return OK;
+}
+
+/* Write the outputs of one window (-1: of none); a missing double is NaN, any other missing word 0. */
+static void finish(Lane *lane, int window) {
+  for (int i = 0; i < lane->outputs; i++) {
+    const Output *o = lane->output + i;
+    if (o->window != window) continue;
+    int status = result_of(lane, o, lane->words + i);
+    lane->status[i] = (uint8_t)status;
+    if (status == OK) continue;
+    int real = o->kind == MEAN || o->kind == STDDEV || lane->need[o->column].type == FLOAT;
+    lane->words[i] = real ? NAN_BITS : 0;
+  }
+}
+
+/* ==== Reading events, newest first ==== */
+
+/* Windows are nested, so one tally serves them all: when the scan passes a window's lower edge, that window is
+ * finished and the scan goes on for the next longer one. */
+static void pass(Lane *lane, int64_t moment) {
+  while (lane->next < lane->windows && moment < lane->lower) {
+    finish(lane, lane->next++);
+    set_lower(lane);
+  }
+}
+
+static void finish_rest(Lane *lane) {
+  while (lane->next < lane->windows) finish(lane, lane->next++);
+  finish(lane, -1);
+}
+
+static inline int null_at(const int64_t *e, int c) { return (int)((uint64_t)e[MASK] >> c & 1); }
+
+static inline void note_newest(const Lane *lane, Column *column, int64_t moment, int64_t value, int null) {
+  if (column->seen || (null && !lane->state)) return;
+  column->seen = 1;
+  column->last_null = null;
+  column->last = null ? 0 : value;
+  column->last_moment = moment;
+}
+
+/* A run of events that stand `stride` words apart. If `until` is not 0, that word of each says when it was superseded,
+ * and one counts only while it holds at the lane's moment. */
+typedef struct {
+  const int64_t *at;
+  int64_t n;
+  int32_t stride, until;
+} Run;
+
+static inline int holds(const Lane *lane, const Run *run, const int64_t *e) {
+  return !run->until || (e[ARRIVAL] <= lane->t && lane->t < e[run->until]);
+}
+
+static inline int counts(const Lane *lane, const Run *run, const int64_t *e, int c) {
+  return !null_at(e, c) && holds(lane, run, e);
+}
+
+static void absorb_order(Lane *lane, const Run *run, int c) {
+  const Need *need = lane->need + c;
+  Column *column = lane->own.column + c;
+  int64_t least = column->least, greatest = column->greatest, n = column->count;
+  if (n == 0) least = INT64_MAX, greatest = INT64_MIN;
+  for (const int64_t *e = run->at, *end = e + run->n * run->stride; e < end; e += run->stride) {
+    if (!counts(lane, run, e, c)) continue;
+    int64_t v = ordered(e[EVENT + c], need->type);
+    least = v < least ? v : least;
+    greatest = v > greatest ? v : greatest;
+    if (need->lists) column->list[n++] = v;
+  }
+  column->least = least;
+  column->greatest = greatest;
+}
+
+/* Take a run into the tally's windows. Loops of their own for order and sums are faster than one for both. */
+static void absorb(Lane *lane, const Run *run) {
+  const int64_t *end = run->at + run->n * run->stride;
+  if (lane->rows) {
+    for (const int64_t *e = run->at; e < end; e += run->stride) lane->own.rows += holds(lane, run, e);
+  }
+  for (int c = 0; c < lane->columns; c++) {
+    const Need *need = lane->need + c;
+    Column *column = lane->own.column + c;
+    int64_t n = 0;
+    if (need->ranges | need->lists) absorb_order(lane, run, c);
+    for (const int64_t *e = run->at; e < end; e += run->stride) {
+      if (!counts(lane, run, e, c)) continue;
+      n++;
+      if (need->sums) sum_change(&column->sum, e[EVENT + c], need->type, need->sums > 1, 1);
+    }
+    column->count += n;
+  }
+}
+
+static int newest_seen(const Lane *lane) {
+  for (int c = 0; c < lane->columns; c++) {
+    if (lane->need[c].newest && !lane->own.column[c].seen) return 0;
+  }
+  return 1;
+}
+
+/* Go back over a run until every latest value that is asked for has been seen; return whether that is so. */
+static int find_newest(Lane *lane, const Run *run) {
+  int seen = newest_seen(lane);
+  for (const int64_t *e = run->at + run->n * run->stride; e > run->at && !seen;) {
+    e -= run->stride;
+    if (!holds(lane, run, e)) continue;
+    for (int c = 0; c < lane->columns; c++) {
+      if (lane->need[c].newest) note_newest(lane, lane->own.column + c, e[MOMENT], e[EVENT + c], null_at(e, c));
+    }
+    seen = newest_seen(lane);
+  }
+  return seen;
+}
+
+/* Return how many of n events have a moment below `moment`. */
+static int64_t events_below(const int64_t *at, int64_t n, int64_t stride, int64_t moment) {
   int64_t lo = 0, hi = n;
+  if (n == 0 || at[(n - 1) * stride] < moment) return n;
   while (lo < hi) {
     int64_t mid = lo + (hi - lo) / 2;
-    if (compare3(at + mid * stride, key) < 0) lo = mid + 1;
+    if (at[mid * stride] < moment) lo = mid + 1;
     else hi = mid;
   }
   return lo;
 }
 
-/* Write a changed head into `out` (room for one more event); return its bytes. */
-int64_t change_head(const int64_t *head, int64_t bytes, int64_t columns, int64_t keep, int64_t spare, const int64_t *add,
-                    const int64_t *drop, int64_t *out) {
-  int64_t stride = FIXED + columns, n = 0;
+/* Take in a run. Return 0, ENOUGH when nothing older can matter, or NO_MEMORY. */
+static int absorb_run(Lane *lane, Run run) {
+  run.n = events_below(run.at, run.n, run.stride, lane->edge);
+  int seen = find_newest(lane, &run);
+  if (run.n && !reserve(lane, run.n)) return NO_MEMORY;
+  while (run.n) {
+    pass(lane, run.at[(run.n - 1) * run.stride]);
+    if (lane->next == lane->windows) return seen ? ENOUGH : 0;
+    Run part = run;
+    run.n = events_below(run.at, run.n, run.stride, lane->lower);
+    part.at += run.n * run.stride;
+    part.n -= run.n;
+    absorb(lane, &part);
+  }
+  return 0;
+}
+
+static int64_t entry_words(const Lane *lane) { return ENTRY + (int64_t)PART * lane->columns; }
+
+/* Return whether the parts of a stored entry lie inside what the tally can hold. */
+static int sound(const Lane *lane, const int64_t *entry) {
+  if (entry[ENTRY_ROWS] < 0 || entry[ENTRY_ROWS] >= MAX_COUNT) return 0;
+  for (int c = 0; c < lane->columns; c++) {
+    const int64_t *part = entry + ENTRY + PART * c;
+    if (part[P_COUNT] < 0 || part[P_COUNT] >= MAX_COUNT) return 0;
+    if ((part[P_MARKS] >> 8 & 255) + SUM_PART > SUM_WORDS) return 0;
+    if ((part[P_MARKS] >> 16 & 255) + SQUARE_PART > SQUARE_WORDS) return 0;
+  }
+  return 1;
+}
+
+static void merge_sum(Sum *s, const int64_t *part) {
+  int64_t marks = part[P_MARKS];
+  int low = (int)(marks >> 8 & 255), square_low = (int)(marks >> 16 & 255);
+  uint64_t *side = s->side[(marks & NEGATIVE) != 0];
+  s->plus_inf += (marks & PLUS_INF) != 0;
+  s->minus_inf += (marks & MINUS_INF) != 0;
+  s->nans += (marks & NANS) != 0;
+  int end = add_words(side, low, SUM_WORDS, (const uint64_t *)part + P_SUM, SUM_PART);
+  widen(&s->low, &s->high, low, end);
+  end = add_words(s->square, square_low, SQUARE_WORDS, (const uint64_t *)part + P_SQUARE, SQUARE_PART);
+  widen(&s->square_low, &s->square_high, square_low, end);
+}
+
+static void merge_part(const Need *need, Column *column, const int64_t *part) {
+  if (part[P_COUNT] == 0) return;
+  if (column->count == 0 || part[P_LEAST] < column->least) column->least = part[P_LEAST];
+  if (column->count == 0 || part[P_GREATEST] > column->greatest) column->greatest = part[P_GREATEST];
+  if (need->sums) merge_sum(&column->sum, part);
+  column->count += part[P_COUNT];
+}
+
+static void merge_entry(Lane *lane, const int64_t *entry, int windowed) {
+  if (windowed) lane->own.rows += entry[ENTRY_ROWS];
+  for (int c = 0; c < lane->columns; c++) {
+    const int64_t *part = entry + ENTRY + PART * c;
+    Column *column = lane->own.column + c;
+    int64_t marks = part[P_MARKS];
+    if (marks & SEEN) note_newest(lane, column, part[P_LAST_MOMENT], part[P_LAST], (marks & LAST_NULL) != 0);
+    if (windowed) merge_part(lane->need + c, column, part);
+  }
+}
+
+/* Return whether a sum that is asked for was too wide for the entry. */
+static int too_wide(const Lane *lane, const int64_t *entry) {
+  for (int c = 0; c < lane->columns; c++) {
+    if (lane->need[c].sums && entry[ENTRY + PART * c + P_MARKS] & WIDE) return 1;
+  }
+  return 0;
+}
+
+/* Take in one entry, or return the reference of its block, which must be read instead. */
+static int64_t absorb_entry(Lane *lane, const Frame *frame, const int64_t *entry) {
+  int64_t reference = entry[REFERENCE], level = reference & 255;
+  if (reference <= 0 || level >= frame->level || !sound(lane, entry)) return CORRUPT;
+  if (frame->level != ANY_LEVEL && level != frame->level - 1) return CORRUPT;
+  if (entry[FIRST] >= lane->edge) return 0;
+  if (entry[LAST] >= lane->edge) return reference;
+  pass(lane, entry[LAST]);
+  if (lane->next == lane->windows) {
+    if (newest_seen(lane)) return ENOUGH;
+    merge_entry(lane, entry, 0);
+    return 0;
+  }
+  if (entry[FIRST] < lane->lower || lane->next < lane->listed || too_wide(lane, entry)) return reference;
+  merge_entry(lane, entry, 1);
+  return 0;
+}
+
+/* Go on reading: 0 when the outputs are written, a block's reference when its bytes are needed, or an error. */
+static int64_t go_on(Lane *lane) {
+  while (lane->depth) {
+    Frame *frame = lane->frame + lane->depth - 1;
+    int64_t found = 0;
+    if (frame->level == 0) {
+      found = absorb_run(lane, (Run){frame->at, frame->left, EVENT + lane->columns, 0});
+      frame->left = 0;
+    } else if (frame->left) found = absorb_entry(lane, frame, frame->at + --frame->left * entry_words(lane));
+    if (found == ENOUGH) break;
+    if (found) return found;
+    if (frame->left == 0) lane->depth--;
+  }
+  finish_rest(lane);
+  return lane->damaged ? CORRUPT : 0;
+}
+
+static int push(Lane *lane, const int64_t *at, int64_t words, int64_t level) {
+  int64_t size = level ? entry_words(lane) : EVENT + lane->columns;
+  if (words % size || lane->depth == MAX_DEPTH) return CORRUPT;
+  lane->frame[lane->depth++] = (Frame){at, words / size, (int32_t)level};
+  return 0;
+}
+
+/* Begin to read a head (NULL: there is none) as of t. `head` and blocks must stay until the read has ended. */
+int64_t read_head(Lane *lane, const int64_t *head, int64_t bytes, int64_t t, int64_t *words, uint8_t *status) {
+  begin(lane, t, words, status);
+  clear_columns(lane, &lane->own);
   if (head) {
-    if (bytes < HEAD * 8 || (bytes - HEAD * 8) % (stride * 8) || head[0] != stride) return CORRUPT;
-    n = (bytes / 8 - HEAD) / stride;
-    memcpy(out, head, (size_t)bytes);
-  } else { out[0] = stride; out[1] = INT64_MIN; out[2] = INT64_MIN; out[3] = 0; }
-  int64_t *at = out + HEAD;
-  out[3]++;
-  if (drop) {
-    int64_t i = locate(at, n, stride, drop);
-    if (i < n && !compare3(at + i * stride, drop)) {
-      memmove(at + i * stride, at + (i + 1) * stride, (size_t)((n - i - 1) * stride) * 8);
-      n--;
+    if (bytes < HEAD * 8 || bytes % 8 || (head[0] & 255) != FORMAT || (head[0] >> 8 & 255) != lane->columns) return CORRUPT;
+    int64_t sealed = (int64_t)((uint64_t)head[0] >> 32) * entry_words(lane), rest = bytes / 8 - HEAD - sealed;
+    if (rest < 0 || push(lane, head + HEAD, sealed, ANY_LEVEL) || push(lane, head + HEAD + sealed, rest, 0)) return CORRUPT;
+  }
+  return go_on(lane);
+}
+
+/* Go on with the block whose reference the last call returned. */
+int64_t read_block(Lane *lane, const int64_t *block, int64_t bytes, int64_t reference) {
+  if (bytes % 8 || push(lane, block, bytes / 8, reference & 255)) return CORRUPT;
+  return go_on(lane);
+}
+
+/* ==== Summaries of blocks ==== */
+
+/* Store the words [low, high) in `room` words; return their place, or -1 if they do not fit. */
+static int pack_words(const uint64_t *word, int low, int high, int end, int room, int64_t *out) {
+  while (high > low && word[high - 1] == 0) high--;
+  while (low < high && word[low] == 0) low++;
+  if (high - low > room) return -1;
+  if (low >= high) return end / 2; /* where integers stand: a place like any other */
+  int at = low + room > end ? end - room : low;
+  memcpy(out + low - at, word + low, (size_t)(high - low) * 8);
+  return at;
+}
+
+static int64_t pack_sum(const Sum *s, int64_t *part) {
+  Total t;
+  total_of(s, &t);
+  int at = pack_words(t.word, t.low, t.high, SUM_WORDS, SUM_PART, part + P_SUM);
+  int square = pack_words(s->square, s->square_low, s->square_high, SQUARE_WORDS, SQUARE_PART, part + P_SQUARE);
+  int64_t marks = (s->plus_inf ? PLUS_INF : 0) | (s->minus_inf ? MINUS_INF : 0) | (s->nans ? NANS : 0);
+  if (at < 0 || square < 0) return marks | WIDE;
+  return marks | (t.sign < 0 ? NEGATIVE : 0) | (int64_t)at << 8 | (int64_t)square << 16;
+}
+
+static void pack_entry(const Lane *lane, uint64_t wide, int64_t *entry) {
+  entry[ENTRY_ROWS] = lane->own.rows;
+  for (int c = 0; c < lane->columns; c++) {
+    const Column *column = lane->own.column + c;
+    int64_t *part = entry + ENTRY + PART * c;
+    memset(part, 0, PART * 8);
+    part[P_COUNT] = column->count;
+    part[P_LEAST] = column->count ? column->least : 0;
+    part[P_GREATEST] = column->count ? column->greatest : 0;
+    part[P_LAST] = column->seen ? column->last : 0;
+    part[P_LAST_MOMENT] = column->seen ? column->last_moment : 0;
+    part[P_MARKS] = pack_sum(&column->sum, part) | (column->seen ? SEEN : 0);
+    if (column->seen && column->last_null) part[P_MARKS] |= LAST_NULL;
+    if (wide >> c & 1) part[P_MARKS] |= WIDE;
+  }
+}
+
+/* Write the entry of a block that is not empty; `lane` was made without outputs. */
+int64_t summarize(Lane *lane, const int64_t *block, int64_t bytes, int64_t reference, int64_t *entry) {
+  int64_t level = reference & 255, words = bytes / 8, size = level ? entry_words(lane) : EVENT + lane->columns;
+  uint64_t wide = 0;
+  if (bytes % 8 || words == 0 || words % size) return CORRUPT;
+  clear_columns(lane, &lane->own);
+  if (level == 0) {
+    Run run = {block, words / size, (int32_t)size, 0};
+    absorb(lane, &run);
+    find_newest(lane, &run);
+  }
+  for (const int64_t *at = block + words; level && at > block;) {
+    at -= size;
+    if (!sound(lane, at)) return CORRUPT;
+    merge_entry(lane, at, 1);
+    for (int c = 0; c < lane->columns; c++) {
+      if (at[ENTRY + PART * c + P_MARKS] & WIDE) wide |= (uint64_t)1 << c;
     }
   }
-  if (add) {
-    if (add[1] > out[1]) out[1] = add[1];
-    if (add[0] >= out[2]) {
-      int64_t i = locate(at, n, stride, add), same = i < n && !compare3(at + i * stride, add);
-      if (!same) { memmove(at + (i + 1) * stride, at + i * stride, (size_t)((n - i) * stride) * 8); n++; }
-      memcpy(at + i * stride, add, (size_t)stride * 8);
+  entry[FIRST] = block[0];
+  memcpy(entry + LAST, block + words - size + (level ? LAST : 0), 3 * 8);
+  entry[REFERENCE] = reference;
+  pack_entry(lane, wide, entry);
+  return 0;
+}
+
+/* ==== Scanning many labels ==== */
+
+/* Events of all keys that are asked for, sorted by (key, moment, arrival, row); a row has one word more than an event,
+ * the arrival that superseded it. */
+typedef struct {
+  int64_t n;
+  const int64_t *key, *moment, *arrival, *until, *row, *words;
+  const uint8_t *null;
+} Events;
+
+typedef struct {
+  int64_t n;
+  const int64_t *key, *t, *place; /* sorted by (key, t); `place` says where results go */
+} Labels;
+
+/* Memory that is released all at once. */
+typedef struct Piece {
+  struct Piece *next;
+  int64_t pad; /* what follows stays aligned to 16 bytes */
+} Piece;
+
+typedef struct {
+  Piece *first;
+  int failed;
+} Pool;
+
+static void *take(Pool *pool, int64_t n, size_t size) {
+  Piece *piece = calloc(1, sizeof *piece + (size_t)n * size);
+  if (piece == NULL) {
+    pool->failed = 1;
+    return NULL;
+  }
+  piece->next = pool->first;
+  pool->first = piece;
+  return piece + 1;
+}
+
+static void release(Pool *pool) {
+  while (pool->first) {
+    Piece *next = pool->first->next;
+    free(pool->first);
+    pool->first = next;
+  }
+}
+
+/* Mark the keys that have labels, then turn marks into the places of their events: start[k] to start[k + 1]. */
+static int64_t count_events(const Events *events, const Labels *labels, int64_t keys, int64_t *start) {
+  for (int64_t i = 0; i < labels->n; i++) {
+    if (labels->key[i] >= 0 && labels->key[i] < keys) start[labels->key[i] + 1] = 1;
+  }
+  /* A key's count stands doubled above its mark, which so survives the counting. */
+  for (int64_t i = 0; i < events->n; i++) {
+    int64_t k = events->key[i];
+    if (k >= 0) start[k + 1] += 2 * (start[k + 1] & 1);
+  }
+  for (int64_t k = 1; k <= keys; k++) start[k] = start[k - 1] + (start[k] >> 1);
+  return start[keys];
+}
+
+/* Rows of thousands of keys are written in turn, each to another page: large pages make that several times faster. */
+static int64_t *take_large(int64_t words) {
+  size_t page = (size_t)1 << 21, bytes = ((size_t)words * 8 + page) & ~(page - 1);
+  int64_t *at = aligned_alloc(page, bytes);
+#ifdef MADV_HUGEPAGE
+  if (at) madvise(at, bytes, MADV_HUGEPAGE);
+#endif
+  return at;
+}
+
+enum { AHEAD = 16 };
+
+static int64_t *gather_rows(const Lane *lane, const Events *events, int64_t keys, const int64_t *start) {
+  int64_t m = lane->columns, stride = EVENT + m + 1;
+  int64_t *end = malloc((size_t)(keys + 1) * 8), *rows = take_large(start[keys] * stride);
+  if (end == NULL || rows == NULL) {
+    free(end);
+    free(rows);
+    return NULL;
+  }
+  memcpy(end, start, (size_t)(keys + 1) * 8);
+  for (int64_t i = 0; i < events->n; i++) {
+    int64_t k = events->key[i];
+    if (k < 0 || start[k] == start[k + 1]) continue;
+    /* Of the row that comes AHEAD rows later only the place is needed now; it may be taken by then, never far off. */
+    if (i + AHEAD < events->n && events->key[i + AHEAD] >= 0) {
+      __builtin_prefetch(rows + end[events->key[i + AHEAD]] * stride, 1);
     }
+    int64_t *row = rows + end[k]++ * stride;
+    row[MOMENT] = events->moment[i];
+    row[ARRIVAL] = events->arrival[i];
+    row[ROW] = events->row[i];
+    row[MASK] = 0;
+    for (int64_t c = 0; c < m; c++) {
+      row[EVENT + c] = events->words[i * m + c];
+      row[MASK] |= (int64_t)(events->null[i * m + c] != 0) << c;
+    }
+    row[EVENT + m] = events->until[i];
   }
-  int64_t below = out[1] - keep, gone = 0;
-  while (n - gone > spare && at[gone * stride] < below) gone++;
-  if (gone >= 32 || (gone && gone == n)) { /* in lots, so that most appends move nothing */
-    out[2] = at[(gone - 1) * stride] + 1;
-    memmove(at, at + gone * stride, (size_t)((n - gone) * stride) * 8);
-    n -= gone;
+  free(end);
+  return rows;
+}
+
+/* Put one key's rows in order; most input is already. */
+static int sort_rows(int64_t *rows, int64_t n, int64_t stride) {
+  int64_t sorted = 1;
+  while (sorted < n && !after(rows + (sorted - 1) * stride, rows + sorted * stride, MASK)) sorted++;
+  if (sorted >= n) return 1;
+  Pool pool = {0};
+  int64_t *place = take(&pool, n, 8), *spare = take(&pool, n, 8), *copy = take(&pool, n * stride, 8);
+  if (!pool.failed) {
+    for (int64_t i = 0; i < n; i++) place[i] = i;
+    sort_places(rows, stride, MASK, place, spare, n);
+    memcpy(copy, rows, (size_t)(n * stride) * 8);
+    for (int64_t i = 0; i < n; i++) memcpy(rows + i * stride, copy + place[i] * stride, (size_t)stride * 8);
   }
-  return (HEAD + n * stride) * 8;
+  release(&pool);
+  return !pool.failed;
 }
 
-/* ---- offline: events sorted by (key, moment, arrival, row), queries by (key, t) ---- */
+/* One key's events while its labels are gone through in time. An event enters each window when it becomes visible and
+ * leaves it when it is too old or superseded: the sums are exact, so what was added can be taken out again. */
+typedef struct {
+  Lane *lane;
+  const int64_t *rows;
+  int64_t n, stride;
+  int64_t *from, *entering, entered; /* from when each may be visible, and places in that order */
+  int64_t *until, *ending, ended, endings;
+  int64_t *tail, front; /* each window's first place; the first place not yet before the edge */
+  uint8_t *visible;
+  Tally *tally;   /* of each window */
+  Places *ranks;  /* of each window and column with a quantile: the ranks of its visible values */
+  int64_t **rank, **ranked; /* of each such column: rank by place, value by rank */
+  Minima *least, *greatest; /* of each column, by place; the greatest as complements */
+  Places *newest; /* of each column: places of visible values */
+} Sweep;
 
-typedef struct { int64_t at, place; } Turn;
-
-static int by_turn(const void *a, const void *b) {
-  int64_t x = ((const Turn *)a)->at, y = ((const Turn *)b)->at;
-  return x < y ? -1 : x > y;
+static void make_places(Places *p, int64_t n, Pool *pool) {
+  p->words = (n + 63) / 64;
+  p->bit = take(pool, p->words, 8);
+  p->tree = take(pool, p->words + 1, 8);
 }
 
-static int by_value(const void *a, const void *b) {
-  int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-  return x < y ? -1 : x > y;
-}
-
-/* A multiset of the key's values that knows its k-th smallest: a Fenwick tree of counts over the values' ranks
- * (Fenwick, Software: Practice and Experience 24(3), 1994). Least, greatest and quantiles are all k-th values. */
-typedef struct { int64_t *values, *tree, size, bits; } Ranks;
-
-static void ranks_change(Ranks *k, int64_t value, int64_t by) {
-  int64_t lo = 0, hi = k->size;
-  while (lo < hi) {
-    int64_t mid = lo + (hi - lo) / 2;
-    if (k->values[mid] < value) lo = mid + 1;
-    else hi = mid;
+static void make_minima(Minima *m, int64_t n, Pool *pool) {
+  for (int i = 0;; i++) {
+    m->size[i] = n;
+    m->level[i] = take(pool, n, 8);
+    for (int64_t k = 0; m->level[i] && k < n; k++) m->level[i][k] = INT64_MAX;
+    if (n == 1) return;
+    n = (n + 63) / 64;
   }
-  for (int64_t i = lo + 1; i <= k->size; i += i & -i) k->tree[i] += by;
 }
 
-static int64_t ranks_nth(const Ranks *k, int64_t n) { /* n counts from 1 */
-  int64_t at = 0;
-  for (int64_t step = k->bits; step; step >>= 1)
-    if (at + step <= k->size && k->tree[at + step] < n) n -= k->tree[at += step];
-  return k->values[at];
+static void make_ranks(Sweep *s, int c, Pool *pool) {
+  int64_t *value = take(pool, s->n, 8), *order = take(pool, s->n, 8), *spare = take(pool, s->n, 8);
+  s->rank[c] = take(pool, s->n, 8);
+  s->ranked[c] = take(pool, s->n, 8);
+  if (pool->failed) return;
+  for (int64_t i = 0; i < s->n; i++) {
+    value[i] = ordered(s->rows[i * s->stride + EVENT + c], s->lane->need[c].type);
+    order[i] = i;
+  }
+  sort_places(value, 1, 1, order, spare, s->n);
+  for (int64_t i = 0; i < s->n; i++) {
+    s->rank[c][order[i]] = i;
+    s->ranked[c][i] = value[order[i]];
+  }
 }
 
-static int ranks_build(Ranks *k, const int64_t *at, int64_t n, int64_t stride, int column, int type) {
-  k->values = malloc((size_t)(n + 1) * 8);
-  k->tree = calloc((size_t)n + 2, 8);
-  if (!k->values || !k->tree) return 0;
-  int64_t used = 0;
-  for (int64_t i = 0; i < n; i++)
-    if (!(at[i * stride + 3] >> column & 1)) k->values[used++] = ordered(at[i * stride + FIXED + column], type);
-  qsort(k->values, (size_t)used, 8, by_value);
-  k->size = 0;
-  for (int64_t i = 0; i < used; i++) if (!k->size || k->values[k->size - 1] != k->values[i]) k->values[k->size++] = k->values[i];
-  for (k->bits = 1; k->bits * 2 <= k->size; k->bits *= 2) {}
+static void make_column(Sweep *s, int c, Pool *pool) {
+  const Need *need = s->lane->need + c;
+  if (need->ranges) {
+    make_minima(s->least + c, s->n, pool);
+    make_minima(s->greatest + c, s->n, pool);
+  }
+  if (need->newest) make_places(s->newest + c, s->n, pool);
+  if (need->lists) make_ranks(s, c, pool);
+  for (int w = 0; w < s->lane->windows; w++) {
+    if (need->lists) make_places(s->ranks + w * s->lane->columns + c, s->n, pool);
+    if (pool->failed) return;
+    Column *column = s->tally[w].column + c;
+    sum_clear(&column->sum);
+    column->ranks = need->lists ? s->ranks + w * s->lane->columns + c : NULL;
+    column->ranked = s->ranked[c];
+  }
+}
+
+/* Note when each event becomes visible and is superseded; one that never is visible enters nothing. */
+static void make_turns(Sweep *s, int64_t *spare) {
+  int64_t kept = 0;
+  for (int64_t i = 0; i < s->n; i++) {
+    const int64_t *row = s->rows + i * s->stride;
+    int64_t until = row[EVENT + s->lane->columns], known = s->lane->state ? row[MOMENT] : minus(row[MOMENT], -1);
+    s->from[i] = known > row[ARRIVAL] ? known : row[ARRIVAL];
+    s->until[i] = until;
+    if (s->from[i] >= until) continue;
+    s->entering[kept++] = i;
+    if (until < INT64_MAX) s->ending[s->endings++] = i;
+  }
+  sort_places(s->from, 1, 1, s->entering, spare, kept);
+  sort_places(s->until, 1, 1, s->ending, spare, s->endings);
+  s->entering[kept] = -1; /* nothing follows */
+}
+
+static int make_sweep(Sweep *s, Pool *pool) {
+  int64_t n = s->n, m = s->lane->columns, windows = s->lane->windows;
+  s->from = take(pool, n, 8);
+  s->until = take(pool, n, 8);
+  s->entering = take(pool, n + 1, 8);
+  s->ending = take(pool, n + 1, 8);
+  s->tail = take(pool, windows, 8);
+  s->visible = take(pool, n, 1);
+  s->tally = take(pool, windows, sizeof(Tally));
+  s->ranks = take(pool, windows * m, sizeof(Places));
+  s->rank = take(pool, m, sizeof(int64_t *));
+  s->ranked = take(pool, m, sizeof(int64_t *));
+  s->least = take(pool, m, sizeof(Minima));
+  s->greatest = take(pool, m, sizeof(Minima));
+  s->newest = take(pool, m, sizeof(Places));
+  int64_t *spare = take(pool, n, 8);
+  if (pool->failed) return 0;
+  for (int w = 0; w < windows; w++) s->tally[w].column = take(pool, m, sizeof(Column));
+  for (int c = 0; c < m && !pool->failed; c++) make_column(s, c, pool);
+  if (pool->failed) return 0;
+  make_turns(s, spare);
   return 1;
 }
 
-static void ranks_free(Ranks *k) {
-  free(k->values);
-  free(k->tree);
-  k->values = k->tree = NULL;
-}
-
-/* Finish the outputs of a window that are k-th values; the others were finished from the sums. */
-static void finish_ranks(Reader *r, Ranks *ranks, int window, int64_t *words, uint8_t *status) {
-  for (int i = 0; i < r->lane.outputs; i++) {
-    const Output *o = &r->lane.output[i];
-    if (o->window != window || (o->kind != MIN && o->kind != MAX && o->kind != QUANTILE)) continue;
-    int64_t n = r->count[o->column];
-    if (!n) { status[i] = NONE; blank(&r->lane, o, words + i); continue; }
-    int64_t nth = o->kind == MIN ? 1 : o->kind == MAX ? n : quantile_rank(o->parameter, n) + 1;
-    words[i] = ordered(ranks_nth(&ranks[o->column], nth), r->lane.types[o->column]);
-    status[i] = OK;
+static void window_change(Sweep *s, int w, int64_t place, int by) {
+  const int64_t *row = s->rows + place * s->stride;
+  int m = s->lane->columns;
+  s->tally[w].rows += by;
+  for (int c = 0; c < m; c++) {
+    if (null_at(row, c)) continue;
+    const Need *need = s->lane->need + c;
+    Column *column = s->tally[w].column + c;
+    column->count += by;
+    if (need->sums) sum_change(&column->sum, row[EVENT + c], need->type, need->sums > 1, by);
+    if (need->lists) places_change(s->ranks + w * m + c, s->rank[c][place], by);
   }
 }
 
-/* Slide one window over the queries of one key: every event goes in when it becomes visible and is taken out again. */
-static void slide(Reader *r, const int64_t *at, const int64_t *until, int64_t n, const int64_t *t, int64_t queries,
-                  int window, Turn *enter, Turn *leave, Ranks *ranks, int64_t *words, uint8_t *status) {
-  const Lane *lane = &r->lane;
-  int64_t stride = FIXED + lane->columns, extra = lane->state ? 0 : 1, used = 0;
-  for (int64_t i = 0; i < n; i++) {
-    const int64_t *e = at + i * stride;
-    int64_t from = e[0] + extra > e[1] ? e[0] + extra : e[1], to = e[0] + extra + lane->window[window];
-    if (until[i] < to) to = until[i];
-    if (from >= to) continue;
-    enter[used] = (Turn){from, i};
-    leave[used++] = (Turn){to, i};
+static void show(Sweep *s, int64_t place, int by) {
+  const int64_t *row = s->rows + place * s->stride;
+  s->visible[place] = by > 0;
+  for (int c = 0; c < s->lane->columns; c++) {
+    const Need *need = s->lane->need + c;
+    int null = null_at(row, c);
+    if (need->newest && (s->lane->state || !null)) places_change(s->newest + c, place, by);
+    if (!need->ranges || null) continue;
+    int64_t v = ordered(row[EVENT + c], need->type);
+    minima_set(s->least + c, place, by > 0 ? v : INT64_MAX);
+    minima_set(s->greatest + c, place, by > 0 ? ~v : INT64_MAX);
   }
-  qsort(enter, (size_t)used, sizeof *enter, by_turn);
-  qsort(leave, (size_t)used, sizeof *leave, by_turn);
-  reader_clear(r);
-  int64_t in = 0, out = 0;
-  for (int64_t q = 0; q < queries; q++) {
-    for (int side = 1; side >= -1; side -= 2) {
-      Turn *turn = side > 0 ? enter : leave;
-      int64_t *next = side > 0 ? &in : &out;
-      for (; *next < used && turn[*next].at <= t[q]; ++*next) {
-        const int64_t *e = at + turn[*next].place * stride;
-        r->rows += side;
-        for (int c = 0; c < lane->columns; c++) if (!(e[3] >> c & 1)) {
-          r->count[c] += side;
-          if (lane->sums[c]) sum_change(&r->sum[c], e[FIXED + c], lane->types[c], lane->sums[c] > 1, side);
-          if (ranks[c].values) ranks_change(&ranks[c], ordered(e[FIXED + c], lane->types[c]), side);
-        }
-      }
+  for (int w = 0; w < s->lane->windows; w++) {
+    if (place >= s->tail[w]) window_change(s, w, place, by);
+  }
+}
+
+/* Bring every window to the lane's moment. What is too old leaves first, so that late events enter only where they fit. */
+static void move_to(Sweep *s) {
+  Lane *lane = s->lane;
+  while (s->front < s->n && s->rows[s->front * s->stride] < lane->edge) s->front++;
+  for (int w = 0; w < lane->windows; w++) {
+    int64_t lower = minus(lane->edge, lane->window[w]), *tail = s->tail + w;
+    for (; *tail < s->front && s->rows[*tail * s->stride] < lower; ++*tail) {
+      if (s->visible[*tail]) window_change(s, w, *tail, -1);
     }
-    finish_sums(r, window, t[q], words + q * lane->outputs, status + q * lane->outputs);
-    finish_ranks(r, ranks, window, words + q * lane->outputs, status + q * lane->outputs);
   }
-  for (; out < used; out++) { /* leave the trees empty for the next window */
-    const int64_t *e = at + leave[out].place * stride;
-    int entered = (e[0] + extra > e[1] ? e[0] + extra : e[1]) <= (queries ? t[queries - 1] : INT64_MIN);
-    for (int c = 0; entered && c < lane->columns; c++)
-      if (ranks[c].values && !(e[3] >> c & 1)) ranks_change(&ranks[c], ordered(e[FIXED + c], lane->types[c]), -1);
+  for (int64_t i; (i = s->entering[s->entered]) >= 0 && s->from[i] <= lane->t; s->entered++) {
+    if (s->until[i] > lane->t) show(s, i, 1);
+  }
+  for (; s->ended < s->endings && s->until[s->ending[s->ended]] <= lane->t; s->ended++) {
+    if (s->visible[s->ending[s->ended]]) show(s, s->ending[s->ended], -1);
   }
 }
 
-static int slides(const Lane *lane) {
-  for (int i = 0; i < lane->outputs; i++) if (lane->output[i].kind == LATEST) return 0;
-  return 1;
+static void sweep_latest(Sweep *s, Column *column, int c) {
+  const Places *newest = s->newest + c;
+  column->seen = 0;
+  if (newest->count == 0) return;
+  const int64_t *row = s->rows + places_select(newest, newest->count - 1) * s->stride;
+  note_newest(s->lane, column, row[MOMENT], row[EVENT + c], null_at(row, c));
 }
 
-static int slide_key(Reader *r, const int64_t *at, const int64_t *until, int64_t n, const int64_t *t, int64_t queries,
-                     Turn *enter, Turn *leave, int64_t *words, uint8_t *status) {
-  const Lane *lane = &r->lane;
-  Ranks ranks[MAX_COLUMNS];
-  int done = 1;
-  memset(ranks, 0, sizeof ranks);
-  for (int c = 0; c < lane->columns && done; c++) if (lane->ranges[c] || lane->lists[c])
-    done = ranks_build(&ranks[c], at, n, FIXED + lane->columns, c, lane->types[c]);
-  for (int w = 0; w < lane->windows && done; w++)
-    slide(r, at, until, n, t, queries, w, enter, leave, ranks, words, status);
-  for (int c = 0; c < lane->columns; c++) ranks_free(&ranks[c]);
-  return done;
-}
-
-int scan_sorted(Reader *r, const int64_t *key, const int64_t *at, const int64_t *until, int64_t n, const int64_t *query_key,
-                const int64_t *t, int64_t queries, int64_t *words, uint8_t *status) {
-  const Lane *lane = &r->lane;
-  int64_t stride = FIXED + lane->columns, from = 0, longest = 0;
-  for (int64_t i = 0, j; i < n; i = j) {
-    for (j = i; j < n && key[j] == key[i]; j++) {}
-    if (j - i > longest) longest = j - i;
+static void sweep_label(Sweep *s) {
+  Lane *lane = s->lane;
+  int64_t end = s->front;
+  for (int w = 0; w < lane->windows; end = s->tail[w++]) {
+    for (int c = 0; c < lane->columns; c++) {
+      if (!lane->need[c].ranges) continue;
+      Column *column = s->tally[w].column + c, *before = w ? s->tally[w - 1].column + c : NULL;
+      column->least = minima_over(s->least + c, s->tail[w], end, before ? before->least : INT64_MAX);
+      column->greatest = ~minima_over(s->greatest + c, s->tail[w], end, before ? ~before->greatest : INT64_MAX);
+    }
+    lane->tally = s->tally + w;
+    finish(lane, w);
   }
-  Turn *enter = malloc((size_t)(longest + 1) * sizeof *enter), *leave = malloc((size_t)(longest + 1) * sizeof *leave);
-  int done = enter && leave && reader_room(r, longest + 1);
-  for (int64_t q = 0, p; done && q < queries; q = p) {
-    for (p = q; p < queries && query_key[p] == query_key[q]; p++) {}
-    while (from < n && key[from] < query_key[q]) from++;
-    int64_t to = from;
-    while (to < n && key[to] == query_key[q]) to++;
-    const int64_t *events = at + from * stride;
-    if (slides(lane) && p - q > 1)
-      done = slide_key(r, events, until + from, to - from, t + q, p - q, enter, leave, words + q * lane->outputs,
-                       status + q * lane->outputs);
-    else
-      for (int64_t k = q; k < p; k++)
-        scan_one(r, events, to - from, stride, until + from, t[k], words + k * lane->outputs, status + k * lane->outputs);
-    from = to;
+  lane->tally = &lane->own;
+  for (int c = 0; c < lane->columns; c++) {
+    if (lane->need[c].newest) sweep_latest(s, lane->own.column + c, c);
   }
-  free(enter);
-  free(leave);
-  return done ? 0 : -2;
+  finish(lane, -1);
 }
 
-int64_t lane_bytes(void) { return (int64_t)sizeof(Lane); }
+/* Say which way costs less for a key, in events touched: each label scans its longest window and what `latest` must go
+ * back over nulls, or every event enters and leaves every window once. */
+static int sweep_pays(const Lane *lane, const int64_t *rows, int64_t n, int64_t stride, int64_t labels) {
+  if (n == 0) return 0;
+  double span = (double)rows[(n - 1) * stride] - (double)rows[0] + 1.0, seen = 0.0;
+  if (lane->windows) seen = (double)n * fmin(1.0, (double)lane->window[lane->windows - 1] / span);
+  for (int c = 0; c < lane->columns; c++) {
+    if (!lane->need[c].newest) continue;
+    int64_t values = 1;
+    for (int64_t i = 0; i < n; i++) values += lane->state || !null_at(rows + i * stride, c);
+    seen = fmax(seen, (double)n / (double)values);
+  }
+  double ranks = lane->listed ? 20.0 : 2.0;
+  return (double)labels * seen * (lane->listed ? 3.0 : 1.0) > (double)n * (ranks + 2.5 * lane->windows);
+}
+
+static int64_t scan_key(Lane *lane, const int64_t *rows, int64_t n, const Labels *labels, int64_t from, int64_t to,
+                        int how, int64_t *words, uint8_t *status) {
+  Pool pool = {0};
+  Sweep sweep = {.lane = lane, .rows = rows, .n = n, .stride = EVENT + lane->columns + 1};
+  int sweeps = n && (how == SWEEP || (how == AUTO && sweep_pays(lane, rows, n, sweep.stride, to - from)));
+  int64_t found = 0;
+  if (sweeps && !make_sweep(&sweep, &pool)) found = NO_MEMORY;
+  for (int64_t i = from; i < to && found >= 0; i++) {
+    int64_t at = labels->place[i] * lane->outputs;
+    begin(lane, labels->t[i], words + at, status + at);
+    if (sweeps) {
+      move_to(&sweep);
+      sweep_label(&sweep);
+      continue;
+    }
+    clear_columns(lane, &lane->own);
+    if (absorb_run(lane, (Run){rows, n, (int32_t)sweep.stride, EVENT + lane->columns}) == NO_MEMORY) found = NO_MEMORY;
+    finish_rest(lane);
+  }
+  release(&pool);
+  return found;
+}
+
+/* Answer labels, sorted by (key, t), from event versions in any order with keys below `keys`. */
+int64_t scan(Lane *lane, const Events *events, const Labels *labels, int64_t keys, int how, int64_t *words,
+             uint8_t *status) {
+  Pool pool = {0};
+  int64_t found = 0, *start = take(&pool, keys + 1, 8), *rows = NULL, stride = EVENT + lane->columns + 1;
+  if (start) {
+    count_events(events, labels, keys, start);
+    rows = gather_rows(lane, events, keys, start);
+  }
+  if (rows == NULL) found = NO_MEMORY;
+  for (int64_t i = 0, end; i < labels->n && found >= 0; i = end) {
+    int64_t key = labels->key[i], known = key >= 0 && key < keys;
+    int64_t n = known ? start[key + 1] - start[key] : 0, *mine = known ? rows + start[key] * stride : rows;
+    for (end = i; end < labels->n && labels->key[end] == key;) end++;
+    if (!sort_rows(mine, n, stride)) found = NO_MEMORY;
+    else found = scan_key(lane, mine, n, labels, i, end, how, words, status);
+  }
+  free(rows);
+  release(&pool);
+  return found;
+}

@@ -38,6 +38,11 @@ class FeatureVector:
     status: NDArray[np.uint8]
     texts: list[str | None]
 
+    def counts(self) -> dict[str, int]:
+        """Count the features by status: `{"OK": 28, "NULL": 3}`."""
+        found = np.bincount(self.status, minlength=len(STATUS)).tolist()
+        return {name: count for name, count in zip(STATUS, found, strict=True) if count}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the features as plain values by name; null is None."""
         texts, floats = iter(self.texts), self.words.view(np.float64)

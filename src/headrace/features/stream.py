@@ -120,6 +120,12 @@ class StreamPath:
         state = self.sources.get(source)
         return False if state is None else state.apply(store, reveal)
 
+    def row(self, get: Get, source: str, row_id: bytes) -> StoredRow | None:
+        """Return a row as it is held, or None."""
+        state = self.sources[source]
+        blob = get(state.prefix + row_id)
+        return None if blob is None else state.codec.decode(blob)
+
     def expire(self, transaction: Transaction, now: int) -> int:
         """Drop the rows that no admissible reveal or read needs any more; return how many.
 

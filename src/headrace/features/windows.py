@@ -1,98 +1,73 @@
-"""Read and change windowed state, and scan history, through the one kernel (`kernel.c`, loaded by ctypes).
+"""Aggregate windows, online from a key-value store and offline from arrays, with one kernel (`kernel.c`) and the same bits.
 
-A *lane* holds events (moment, arrival, row hash, values) under keys. Online each key has one value in a key-value store;
-offline the events of all keys are arrays. Both answer the same outputs with the same bits.
+Arithmetic is exact: sums are integers and every result is rounded once. An event is visible at t if its moment is before
+t (`state` lanes: at or before t), in a window of length w if its moment is not before t - w (`state`: after t - w).
 """
 
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from enum import IntEnum
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from struct import Struct
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.core.errors import ConfigurationError, Corrupt, DefinitionError, InternalError
+from headrace.core.errors import ConfigurationError, DefinitionError, InternalError
+from headrace.features.lanes import (
+    REBUILD,
+    SEAL,
+    Chunks,
+    Get,
+    Lane,
+    LiveEvent,
+    Order,
+    Output,
+    Store,
+    ValueType,
+    block_key,
+    damaged,
+)
 
-KERNEL_VERSION = 1
-MAX_COLUMNS, MAX_WINDOWS, MAX_OUTPUTS = 64, 32, 256
-SPARE = 8  # newest events of a lane with `latest` that outlive its retention
-HEAD_BYTES, FIXED_WORDS = 32, 4
-CORRUPT, NO_MEMORY = -1, -2
+__all__ = [
+    "KERNEL_VERSION",
+    "STATUS_EXPIRED",
+    "STATUS_NULL",
+    "STATUS_OK",
+    "STATUS_OVERFLOW",
+    "Lane",
+    "LaneEvents",
+    "LiveEvent",
+    "OnlineLane",
+    "Output",
+    "Store",
+    "ValueType",
+    "scan",
+]
+
+KERNEL_VERSION = 1  # part of every group's hash: raise it when a result or the stored layout changes
+STATUS_OK, STATUS_NULL, STATUS_EXPIRED, STATUS_OVERFLOW = range(4)
+AGGREGATES = {"count": 0, "sum": 1, "mean": 2, "min": 3, "max": 4, "stddev": 5, "latest": 6, "quantile": 7}
+COUNT_ROWS = 8
+NO_MEMORY = -2
+ANY_AGE = 2**63 - 1
+METHODS = {"auto": 0, "plain": 1, "sweep": 2}
+
 Ints = NDArray[np.int64]
-
-
-class ValueType(IntEnum):
-    """Say how a value's 8 bytes are read; REF is the id of a text."""
-
-    FLOAT = 0
-    INT = 1
-    BOOL = 2
-    REF = 3
-
-
-KINDS = {"count": 0, "sum": 1, "mean": 2, "min": 3, "max": 4, "stddev": 5, "latest": 6, "quantile": 7}
-ROWS = 8
-
-
-@dataclass(frozen=True)
-class Output:
-    """Ask for an aggregate of a value column (None: of rows) over a window in microseconds (None: of all events).
-
-    `parameter` is the largest age of `latest` in microseconds, or the quantile.
-    """
-
-    column: int | None
-    aggregate: str
-    window: int | None
-    parameter: float | None
-
-
-@dataclass(frozen=True)
-class Lane:
-    """Describe a lane: its value types, its windows (microseconds, ascending), and how long events are kept online.
-
-    `state` values are visible at their own moment and a null may be the latest; `latest` lanes keep their newest events
-    whatever their age.
-    """
-
-    values: tuple[ValueType, ...]
-    windows: tuple[int, ...]
-    state: bool = False
-    keep: int = 0
-    latest: bool = False
-
-    def __post_init__(self) -> None:
-        if len(self.values) > MAX_COLUMNS or len(self.windows) > MAX_WINDOWS:
-            raise DefinitionError(
-                "too many values or windows at one moment",
-                got=f"{len(self.values)} values, {len(self.windows)} windows",
-                expected=f"at most {MAX_COLUMNS} and {MAX_WINDOWS}",
-                next_step="split the group in two",
-            )
-
-    @cached_property
-    def layout(self) -> Struct:
-        """Return the layout of an event's null mask and values."""
-        return Struct("<q" + "".join("d" if v is ValueType.FLOAT else "q" for v in self.values))
-
-    def pack(self, values: Sequence[Any]) -> bytes:
-        """Return values as an event holds them: a null mask, then 8 bytes each."""
-        if None not in values:
-            return self.layout.pack(0, *values)
-        mask = sum(1 << i for i, value in enumerate(values) if value is None)
-        return self.layout.pack(mask, *(0 if value is None else value for value in values))
+Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class LaneEvents:
-    """Hold versions of events, one row each; an event held from its arrival until before `until`."""
+    """Hold event versions of many keys, one place each, in any order; instants are microseconds UTC.
+
+    A version holds from its `arrival` until just before `until` (2**63 - 1: for ever). `key` is a small non-negative
+    number, `row` the hash of the row id, `words` (n, m) float64 bits or int64, `nulls` (n, m).
+    """
 
     key: Ints
     moment: Ints
@@ -103,225 +78,272 @@ class LaneEvents:
     nulls: NDArray[np.bool_]
 
 
-class Store(Protocol):
-    """Offer one database of a transaction."""
-
-    @property
-    def get(self) -> Callable[[bytes], bytes | None]:
-        """Return the function that reads a value."""
-        ...
-
-    @property
-    def put(self) -> Callable[[bytes, bytes], object]:
-        """Return the function that writes a value."""
-        ...
-
-
 class _Output(ctypes.Structure):
     _fields_ = (
         ("column", ctypes.c_int32),
         ("kind", ctypes.c_int32),
         ("window", ctypes.c_int32),
-        ("pad", ctypes.c_int32),
-        ("parameter", ctypes.c_double),
+        ("share", ctypes.c_double),
+        ("age", ctypes.c_int64),
     )
 
 
-class _Lane(ctypes.Structure):
+class _Events(ctypes.Structure):
     _fields_ = (
-        ("columns", ctypes.c_int32),
-        ("windows", ctypes.c_int32),
-        ("outputs", ctypes.c_int32),
-        ("state", ctypes.c_int32),
-        ("types", ctypes.c_int32 * MAX_COLUMNS),
-        ("sums", ctypes.c_int32 * MAX_COLUMNS),
-        ("ranges", ctypes.c_int32 * MAX_COLUMNS),
-        ("lists", ctypes.c_int32 * MAX_COLUMNS),
-        ("newest", ctypes.c_int32 * MAX_COLUMNS),
-        ("window", ctypes.c_int64 * MAX_WINDOWS),
-        ("output", _Output * MAX_OUTPUTS),
+        ("n", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("key", "moment", "arrival", "until", "row", "words", "null")),
     )
 
 
-def _load() -> ctypes.CDLL:
-    path = Path(__file__).with_name("_kernel.so")
-    try:
-        library = ctypes.CDLL(str(path))
-    except OSError as error:
-        raise ConfigurationError(
-            "the feature kernel is missing or is not for this machine",
-            where=path.name,
-            got=error,
-            next_step="pip install --force-reinstall headrace (from a clone: pip install -e .)",
-        ) from error
-    word, pointer, text = ctypes.c_int64, ctypes.c_void_p, ctypes.c_char_p
-    library.lane_bytes.restype = word
-    library.reader_new.restype, library.reader_new.argtypes = pointer, [pointer]
-    library.reader_free.argtypes = [pointer]
-    library.read_head.argtypes = [pointer, text, word, word, pointer, pointer]
-    library.change_head.argtypes = [text, word, word, word, word, text, text, pointer]
-    library.change_head.restype = word
-    library.scan_sorted.argtypes = [pointer, *[pointer] * 3, word, *[pointer] * 2, word, *[pointer] * 2]
-    if library.lane_bytes() != ctypes.sizeof(_Lane):
-        raise ConfigurationError(
-            "the feature kernel is of another version", where=path.name, next_step="pip install -e ."
-        )
-    return library
+class _Labels(ctypes.Structure):
+    _fields_ = (("n", ctypes.c_int64), *((name, ctypes.c_void_p) for name in ("key", "t", "place")))
 
 
-KERNEL = _load()
+class _Kernel:
+    """Load the compiled kernel. Short calls keep the interpreter's lock, long ones release it."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            short, long = ctypes.PyDLL(str(path)), ctypes.CDLL(str(path))
+        except OSError as error:
+            raise ConfigurationError(
+                "the feature kernel is missing or was not built for this machine",
+                where=path.name,
+                got=error,
+                expected="the library that the build compiles from kernel.c",
+                next_step="pip install -e . (in a clone), or pip install --force-reinstall headrace",
+            ) from error
+        word, pointer, data, small = ctypes.c_int64, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32
+        self.new = _function(short.lane_new, pointer, small, pointer, small, small, pointer, small, pointer)
+        self.free = _function(short.lane_free, None, pointer)
+        self.read_head = _function(short.read_head, word, pointer, data, word, word, pointer, pointer)
+        self.read_block = _function(short.read_block, word, pointer, data, word, word)
+        self.summarize = _function(short.summarize, word, pointer, data, word, word, pointer)
+        self.scan = _function(long.scan, word, pointer, pointer, pointer, word, small, pointer, pointer)
 
 
-class _Reader:
-    """Own a reader of the kernel: buffers for one thread."""
+def _function(function: Any, result: Any, *arguments: Any) -> Callable[..., Any]:
+    function.restype, function.argtypes = result, arguments
+    found: Callable[..., Any] = function
+    return found
+
+
+@cache
+def _kernel() -> _Kernel:
+    return _Kernel(Path(__file__).with_name("_kernel.so"))
+
+
+def _compiled(lane: Lane, output: Output) -> _Output:
+    known = output.aggregate in AGGREGATES and (output.aggregate != "latest" or output.column is not None)
+    windowless = output.aggregate == "latest"
+    if not known or (output.column is not None and not 0 <= output.column < len(lane.values)):
+        raise DefinitionError("an output that the lane cannot give", got=output, expected=sorted(AGGREGATES))
+    if (output.window is None) is not windowless or (not windowless and output.window not in lane.windows):
+        raise DefinitionError("an output over a window that the lane lacks", got=output, expected=lane.windows)
+    if output.column is None:
+        if output.aggregate != "count":
+            raise DefinitionError("rows can only be counted", got=output, expected="count")
+        return _Output(-1, COUNT_ROWS, lane.windows.index(output.window or 0), 0.0, ANY_AGE)
+    if lane.values[output.column] is ValueType.REF and output.aggregate not in ("count", "latest"):
+        raise DefinitionError("texts can only be counted or be the latest", got=output, expected="count or latest")
+    share, age = 0.0, ANY_AGE
+    if output.aggregate == "quantile":
+        share = -1.0 if output.parameter is None else float(output.parameter)
+        if not 0.0 <= share <= 1.0:
+            raise DefinitionError("not a quantile", got=output.parameter, expected="between 0 and 1")
+    elif windowless and output.parameter is not None:
+        age = int(output.parameter)
+    window = -1 if output.window is None else lane.windows.index(output.window)
+    return _Output(output.column, AGGREGATES[output.aggregate], window, share, age)
+
+
+class _Buffers:
+    """Own the kernel's side of a lane; made without outputs, it summarizes blocks."""
 
     def __init__(self, lane: Lane, outputs: Sequence[Output]) -> None:
-        self.plan = _compiled(lane, outputs)
-        self.handle = KERNEL.reader_new(ctypes.byref(self.plan))
+        types = np.array([int(v) for v in lane.values], np.int32)
+        windows = np.array(lane.windows, np.int64)
+        compiled = (_Output * len(outputs))(*[_compiled(lane, output) for output in outputs])
+        kernel = _kernel()
+        sizes = len(types), types.ctypes.data, int(lane.state), len(windows), windows.ctypes.data
+        self.handle: int = kernel.new(*sizes, len(outputs), ctypes.addressof(compiled))
         if not self.handle:
-            raise MemoryError("no memory for a window reader")
-
-    def __del__(self) -> None:
-        if getattr(self, "handle", None):
-            KERNEL.reader_free(self.handle)
-
-
-def _compiled(lane: Lane, outputs: Sequence[Output]) -> _Lane:
-    if len(outputs) > MAX_OUTPUTS:
-        raise DefinitionError("too many features at one moment", got=len(outputs), expected=f"at most {MAX_OUTPUTS}")
-    plan = _Lane(len(lane.values), len(lane.windows), len(outputs), int(lane.state))
-    plan.types[: len(lane.values)] = [int(v) for v in lane.values]
-    plan.window[: len(lane.windows)] = list(lane.windows)
-    for place, output in enumerate(outputs):
-        window = -1 if output.window is None else lane.windows.index(output.window)
-        kind = ROWS if output.column is None else KINDS[output.aggregate]
-        parameter = -1.0 if output.parameter is None else float(output.parameter)
-        column = -1 if output.column is None else output.column
-        plan.output[place] = _Output(column, kind, window, 0, parameter)
-        if column >= 0:
-            needed = {"sum": 1, "mean": 1, "stddev": 2}.get(output.aggregate, 0)
-            plan.sums[column] = max(plan.sums[column], needed)
-            plan.ranges[column] |= output.aggregate in ("min", "max")
-            plan.lists[column] |= output.aggregate == "quantile"
-            plan.newest[column] |= output.aggregate == "latest"
-    return plan
+            raise MemoryError("no memory for a lane's buffers")
+        weakref.finalize(self, kernel.free, self.handle)
 
 
 class OnlineLane:
-    """Read and change one lane's keys in a key-value store; an instance serves one thread."""
+    """Read and change one lane's keys in any store of bytes; an instance reuses its buffers and serves one thread.
 
-    def __init__(self, lane: Lane, outputs: Sequence[Output]) -> None:
+    `read` leaves its results in `words` (int64), in `values` (the same memory as float64) and in `status`.
+
+    >>> lane = Lane((ValueType.FLOAT,), (10,), keep=100)
+    >>> online = OnlineLane(lane, [Output(0, "sum", 10, None), Output(0, "count", 10, None)])
+    >>> class Memory(dict):
+    ...     put, delete = dict.__setitem__, dict.__delitem__
+    >>> store = Memory()
+    >>> online.change(store, b"key", (3, 4, 1, lane.pack([0.5])), None)
+    >>> online.change(store, b"key", (5, 5, 2, lane.pack([2.0])), None)
+    >>> online.read(store.get, b"key", 9)
+    >>> float(online.values[0]), int(online.words[1])
+    (2.5, 2)
+
+    Args:
+        lane: the lane.
+        outputs: what reads answer, in this order; none for an instance that only writes.
+        seal: events sealed into a block at a time.
+    """
+
+    def __init__(self, lane: Lane, outputs: Sequence[Output], *, seal: int = SEAL) -> None:
         self.lane, self.outputs = lane, tuple(outputs)
-        self._reader = _Reader(lane, outputs)
-        self._handle, self._read, self._change = self._reader.handle, KERNEL.read_head, KERNEL.change_head
-        self._columns, self._stride = len(lane.values), (FIXED_WORDS + len(lane.values)) * 8
-        self._spare = SPARE if lane.latest else 0
-        self._order = Struct("<3q")
-        self._room = ctypes.create_string_buffer(1 << 16)
-        self._targets: dict[tuple[int, int, int], tuple[int, int]] = {}
+        self.words = np.zeros(len(outputs), np.int64)
+        self.values = self.words.view(np.float64)
+        self.status = np.zeros(len(outputs), np.uint8)
+        self.chunks = Chunks(lane, self._summarize, seal)
+        kernel = _kernel()
+        self._head, self._block, self._summary = kernel.read_head, kernel.read_block, kernel.summarize
+        self._buffers = _Buffers(lane, self.outputs), _Buffers(lane, ())
+        self._reader, self._writer = (buffers.handle for buffers in self._buffers)
+        self._entry = ctypes.create_string_buffer(self.chunks.entry)
+        self._into: tuple[Ints, Bytes] = self.words, self.status
+        self._words_at, self._status_at = self.words.ctypes.data, self.status.ctypes.data
 
-    def read_into(
-        self, get: Callable[[bytes], bytes | None], key: bytes, t: int, words: Ints, status: NDArray[np.uint8], at: int
-    ) -> bool:
-        """Write the outputs for a key at `t` into `words` and `status` from place `at` on; tell if the key is known.
+    def change(self, store: Store, key: bytes, add: tuple[int, int, int, bytes] | None, remove: Order | None) -> None:
+        """Take an event out and put one in, with one write of the key's head; an absent one is no error.
+
+        `add` is (moment, arrival, row hash, `lane.pack(values)`), `remove` the first three of an earlier one. The caller
+        knows from its row store which event a row had; at most one may live for each row.
 
         Raises:
             Corrupt: the stored bytes are damaged.
         """
+        self.chunks.change(store, key, add, remove)
+
+    def read(self, get: Get, key: bytes, t: int) -> None:
+        """Compute all outputs of a key at `t` (microseconds UTC), not before the newest applied arrival.
+
+        Where `status` is not 0 (1 null, 2 expired, 3 an integer sum beyond int64), the word is NaN for a float output and 0
+        for others. The count of nothing is 0, everything else of nothing null.
+
+        Raises:
+            Corrupt: the stored bytes are damaged.
+        """
+        self.read_into(get, key, t, self.words, self.status, 0)
+
+    def read_into(self, get: Get, key: bytes, t: int, words: Ints, status: Bytes, at: int) -> bool:
+        """Do as `read`, but write into `words` and `status` from place `at` on; return whether the key is known.
+
+        Pass the same arrays again and again: only a change of arrays costs.
+
+        Raises:
+            Corrupt: the stored bytes are damaged.
+        """
+        if words is not self._into[0] or status is not self._into[1]:
+            self._bind(words, status)
+        if at < 0 or at + len(self.outputs) > len(words):
+            raise InternalError("outputs beyond the end of the row", got=at, expected=f"0 to {len(words)}")
         head = get(key)
-        found = self._read(
-            self._handle, head, 0 if head is None else len(head), t, words.ctypes.data + 8 * at, status.ctypes.data + at
-        )
-        if found < 0:
-            raise _broken(found, key)
-        return bool(found)
+        size = 0 if head is None else len(head)
+        found = self._head(self._reader, head, size, t, self._words_at + 8 * at, self._status_at + at)
+        if found:
+            self._read_blocks(get, key, found, head)
+        return head is not None
 
-    def change(
-        self, store: Store, key: bytes, add: tuple[int, int, int, bytes] | None, remove: tuple[int, int, int] | None
-    ) -> None:
-        """Take an event out and put one in, with one write of the key; an absent or evicted one is no error.
+    def _bind(self, words: Ints, status: Bytes) -> None:
+        right = words.dtype == np.int64 and status.dtype == np.uint8 and len(words) == len(status)
+        if not right or not words.flags.c_contiguous or not status.flags.c_contiguous:
+            raise InternalError("not a row of results", got=f"{words.dtype}, {status.dtype}", expected="int64, uint8")
+        self._into = words, status
+        self._words_at, self._status_at = words.ctypes.data, status.ctypes.data
 
-        `add` is (moment, arrival, row hash, `lane.pack(values)`), `remove` the first three of an earlier one.
+    def _read_blocks(self, get: Get, key: bytes, reference: int, head: bytes | None) -> None:
+        held = [head]  # the kernel goes on in these bytes
+        while reference > 0:
+            block = get(block_key(key, reference))
+            if block is None:
+                raise damaged(key, f"block {reference >> 8} is absent")
+            held.append(block)
+            reference = self._block(self._reader, block, len(block), reference)
+        if reference < 0:
+            raise _failure(key, reference)
+
+    def _summarize(self, key: bytes, block: bytes, reference: int) -> bytes:
+        code = self._summary(self._writer, block, len(block), reference, self._entry)
+        if code < 0:
+            raise _failure(key, code)
+        return self._entry.raw
+
+    def events(self, get: Get, key: bytes) -> list[LiveEvent]:
+        """Return a key's kept events in the order (moment, arrival, row hash).
 
         Raises:
             Corrupt: the stored bytes are damaged.
         """
-        head = store.get(key)
-        size = 0 if head is None else len(head)
-        if size + self._stride + HEAD_BYTES > len(self._room):
-            self._room = ctypes.create_string_buffer(2 * (size + self._stride) + HEAD_BYTES)
-        added = None if add is None else self._order.pack(*add[:3]) + add[3]
-        dropped = None if remove is None else self._order.pack(*remove)
-        written = self._change(head, size, self._columns, self.lane.keep, self._spare, added, dropped, self._room)
-        if written < 0:
-            raise _broken(written, key)
-        store.put(key, ctypes.string_at(self._room, written))
+        return list(self.chunks.events(get, key))
 
-    def events(self, get: Callable[[bytes], bytes | None], key: bytes) -> list[tuple[int, ...]]:
-        """Return a key's events as words: moment, arrival, row hash, null mask, values."""
-        head = get(key) or b"\0" * HEAD_BYTES
-        rows = np.frombuffer(head, np.int64)[HEAD_BYTES // 8 :].reshape(-1, self._stride // 8)
-        return [tuple(row) for row in rows.tolist()]
+    def version(self, get: Get, key: bytes) -> int:
+        """Return how often a key has been changed, 0 if it is unknown: for compare-and-set."""
+        return self.chunks.load(key, get(key)).version
+
+    def needs_rebuild(self, get: Get, key: bytes) -> bool:
+        """Return whether a retraction took the last kept value of a column, so that only history knows the one before."""
+        return bool(self.chunks.load(key, get(key)).flags & REBUILD)
 
 
-def _broken(code: int, key: bytes) -> Exception:
+def _failure(key: bytes, code: int) -> Exception:
     if code == NO_MEMORY:
-        return MemoryError("no memory for a window read")
-    return Corrupt("stored windows are damaged", where=f"key {key!r}", next_step="headrace online rebuild")
+        return MemoryError("no memory for a read of windows")
+    return damaged(key, "inconsistent sizes, references or sums")
 
 
 def scan(
-    lane: Lane, outputs: Sequence[Output], events: LaneEvents, query_key: Ints, query_t: Ints
-) -> tuple[Ints, NDArray[np.uint8]]:
-    """Return every query's outputs, shape (queries, outputs): words and statuses, in the order of the queries.
+    lane: Lane,
+    outputs: Sequence[Output],
+    events: LaneEvents,
+    query_key: Ints,
+    query_t: Ints,
+    *,
+    method: Literal["auto", "plain", "sweep"] = "auto",
+) -> tuple[Ints, Bytes]:
+    """Return every query's outputs as words (int64, or float64 bits) and statuses, each (queries, outputs), in their order.
 
-    `query_key` are numbers as in `events.key` (others are unknown keys), `query_t` microseconds UTC.
+    A version counts at t if it was visible and `arrival <= t < until`: the bits are those of an online read after all
+    that had arrived. Keys that no event has are unknown; their counts are 0.
+
+    Args:
+        lane: the lane.
+        outputs: what to compute.
+        events: all versions of all events; they are not changed.
+        query_key: numbers as in `events.key`.
+        query_t: moments in microseconds UTC.
+        method: how keys are gone through; the results are the same. `plain` scans each query's window, `sweep` slides over
+            all of a key's events once, `auto` takes for each key what costs less.
+
+    Raises:
+        MemoryError: there is no room for a sorted copy of the events.
     """
-    newest = [i for i, output in enumerate(outputs) if output.aggregate == "latest"]
-    if newest and lane.windows:  # what slides and what does not go apart: each then has its own fast way
-        return _scan_apart(lane, outputs, events, query_key, query_t, newest)
-    order = np.lexsort((events.row, events.arrival, events.moment, events.key))
-    masks = np.zeros(len(order), np.int64)
-    for column in range(len(lane.values)):
-        masks |= events.nulls[:, column].astype(np.int64) << column
-    fixed = np.column_stack([events.moment, events.arrival, events.row, masks])
-    rows = np.ascontiguousarray(np.concatenate([fixed, events.words], axis=1, dtype=np.int64)[order])
-    asked = np.lexsort((query_t, query_key))
-    words = np.zeros((len(asked), len(outputs)), np.int64)
-    status = np.zeros((len(asked), len(outputs)), np.uint8)
-    parts = [
+    key, moment, arrival, until, row, words = (
         np.ascontiguousarray(a, np.int64)
-        for a in (events.key[order], events.until[order], query_key[asked], query_t[asked])
-    ]
-    key, until, of, t = parts
-    reader = _Reader(lane, outputs)
-    pointers = [a.ctypes.data for a in (key, rows, until)]
-    code = KERNEL.scan_sorted(
-        reader.handle,
-        *pointers,
-        len(order),
-        of.ctypes.data,
-        t.ctypes.data,
-        len(asked),
-        words.ctypes.data,
-        status.ctypes.data,
+        for a in (events.key, events.moment, events.arrival, events.until, events.row, events.words)
     )
+    nulls = np.ascontiguousarray(events.nulls, np.bool_)
+    columns = (key, moment, arrival, until, row, words, nulls)
+    expected = [(len(key),)] * 5 + [(len(key), len(lane.values))] * 2
+    if [c.shape for c in columns] != expected:
+        raise InternalError("columns of events differ in length", got=[c.shape for c in columns], expected=expected)
+    order = np.lexsort((query_t, query_key))
+    asked = [np.ascontiguousarray(a, np.int64) for a in (query_key[order], query_t[order], order)]
+    found, status = np.zeros((len(order), len(outputs)), np.int64), np.zeros((len(order), len(outputs)), np.uint8)
+    if not outputs:
+        return found, status
+    buffers, keys = _Buffers(lane, outputs), int(key.max(initial=-1)) + 1
+    versions, labels = _Events(len(key), *map(_address, columns)), _Labels(len(order), *map(_address, asked))
+    pointers = ctypes.byref(versions), ctypes.byref(labels)
+    code = _kernel().scan(buffers.handle, *pointers, keys, METHODS[method], found.ctypes.data, status.ctypes.data)
     if code < 0:
-        raise InternalError("the feature kernel ran out of memory", got=f"{len(order)} events, {len(asked)} queries")
-    found, state = np.empty_like(words), np.empty_like(status)
-    found[asked], state[asked] = words, status
-    return found, state
+        raise MemoryError("no memory for a sorted copy of the events")
+    return found, status
 
 
-def _scan_apart(
-    lane: Lane, outputs: Sequence[Output], events: LaneEvents, query_key: Ints, query_t: Ints, newest: Sequence[int]
-) -> tuple[Ints, NDArray[np.uint8]]:
-    words = np.zeros((len(query_key), len(outputs)), np.int64)
-    status = np.zeros((len(query_key), len(outputs)), np.uint8)
-    for places, part in (
-        ([i for i in range(len(outputs)) if i not in newest], lane),
-        (list(newest), replace(lane, windows=())),
-    ):
-        found, state = scan(part, [outputs[i] for i in places], events, query_key, query_t)
-        words[:, places], status[:, places] = found, state
-    return words, status
+def _address(array: NDArray[Any]) -> int:
+    return array.ctypes.data

@@ -20,13 +20,13 @@ from headrace.monitoring import evidence
 from headrace.monitoring.definition import LiveQuantity
 from headrace.monitoring.labels import LabelBook, delays_of
 from headrace.monitoring.record import LabelDelays, Measurement
+from headrace.serving.record import ERROR, FALLBACK
 from headrace.stats.binning import Floats
 from headrace.stats.intervals import auc_interval
 from headrace.stats.profiles import Profile
 
 DEFAULT_PERIOD = DAY  # what is measured where neither `over` nor a beginning is said
 KEEP = 60 * DAY
-FALLBACK, ERROR, CACHED, MODELLED = 1, 2, 4, 8
 SERVED_ROW = np.dtype(
     [
         ("place", "<i4"),
@@ -117,9 +117,10 @@ class LiveWindow:
     ) -> None:
         """Add one answered request.
 
-        `version` is the one that routing chose. Where it failed, `flags` has ERROR, `score` is what was answered instead,
-        and the version that stood in is among the shadows. `shadows` are (version, score) of those that scored beside;
-        a score of NaN is a shadow that failed. `latency` is in microseconds.
+        `version` is the one that routing chose; `flags` are those of the prediction log. Where the version failed they
+        hold ERROR, `score` is what was answered instead, and the version that stood in is among the shadows. `shadows`
+        are (version, score) of those that scored beside; a score of NaN is a shadow that failed. `latency` is in
+        microseconds.
         """
         code = self._codes.setdefault(version, len(self._codes))
         kind = self._variants.setdefault(variant, len(self._variants))

@@ -19,7 +19,8 @@ from headrace.pipelines.gatekeeper import Gatekeeper
 from headrace.pipelines.learning import Candidate, Footing, learn
 from headrace.pipelines.project import Project
 from headrace.rollout.plan import advance, begin
-from headrace.rollout.record import Observed, RolloutState
+from headrace.rollout.record import RolloutState
+from headrace.rollout.run import observe
 from headrace.serving.router import Router, Routes, Variant
 from headrace.storage.ledger import Entry
 
@@ -109,6 +110,18 @@ class ControlLoop:
             routes = replace(routes, candidate=candidate, share=rollout.share, salt=rollout.id)
         self.router.routes = routes
 
+    def follow_registry(self) -> None:
+        """Serve what the registry calls champion, if somebody moved it by hand."""
+        champion, routed = self.footing.registry.champion(), self.router.routes.champion
+        if (None if champion is None else champion.name) != (None if routed is None else routed.version):
+            self.restore_routes()
+
+    def adopt_challenger(self, now: int) -> None:
+        """Take a challenger that a batch run left into a rollout of this loop."""
+        challenger = self.footing.registry.challenger()
+        if challenger is not None and self.state.rollout is None and self.state.candidate is None:
+            self.state = replace(self.state, candidate=challenger.name, ready_at=now)
+
     def freeze(self, now: int) -> None:
         """Keep the present champion scoring in the shadow for good, to compare the managed system with it."""
         champion = self.footing.registry.champion()
@@ -149,12 +162,21 @@ class ControlLoop:
         self.monitoring.monitors = () if champion is None else self.project.pipeline.monitors
         against = {} if champion is None else {"champion": champion.name}
         scope = Scope(since=self.state.serving_since, against=against)
-        for action in self.monitoring.tick(now, scope):
-            if isinstance(action, Retrain):
-                self.retrain(now, action.causes)
+        asked = [action for action in self.monitoring.tick(now, scope) if isinstance(action, Retrain)]
+        causes = tuple(cause for action in asked for cause in action.causes)
+        if not causes and champion is None and self._may_try_again(now):
+            causes = (Cause("no model serves", "the newest candidate did not pass its gates"),)
+        if causes:
+            self.retrain(now, causes)
         if now // WEEK > (now - DAY) // WEEK:
             self._weekly(now)
         self.live.drop_old(now)
+
+    def _may_try_again(self, now: int) -> bool:
+        """Tell whether, with no model yet, the last refused candidate is a cool-down ago."""
+        attempted = self.monitoring.state.attempted
+        waiting = self.state.candidate is not None or self.monitoring.state.in_flight
+        return attempted is not None and not waiting and now - attempted >= self.monitoring.cool_down
 
     def _count_labels(self, now: int) -> None:
         mature = self.project.plan.mature
@@ -239,13 +261,7 @@ class ControlLoop:
         rollout, state = self.project.pipeline.rollout, self.rollout_state
         assert rollout is not None
         assert state is not None
-        scope = Scope(state.candidate, state.step_started, {"champion": state.champion or ""})
-        quantities = [limit.quantity for limit in rollout.abort_if]
-        measured = {str(q): self.live.measure(q, now, scope) for q in quantities}  # type: ignore[arg-type]
-        rows = self.live.rows_of(state.candidate, since=state.step_started, now=now)
-        if state.status == "canary":
-            rows = self.live.traffic(state.step_started, now).get(state.candidate, 0)
-        following, decision = advance(state, rollout, now, Observed(rows, measured))
+        following, decision = advance(state, rollout, now, observe(self.live, rollout, state, now))
         self.state = replace(self.state, rollout=following.to_dict())
         if decision.kind == "hold":
             return

@@ -19,7 +19,7 @@ import orjson
 
 from headrace.core.errors import ConfigurationError, UsageError
 from headrace.core.expressions import columns_of, per_row
-from headrace.core.identity import canonical, content_hash, encode_key
+from headrace.core.identity import canonical, content_hash
 from headrace.core.time import DAY, HOUR, Instant, VirtualClock
 from headrace.features.online import OnlineFeatures
 from headrace.features.stream import DATABASE, StreamPath
@@ -308,7 +308,7 @@ class _Replay:
             self.counts["predictions"] += 1
             self.counts["by_model"] += answer.variant != "fallback"
             live.append(
-                self.row_id(subject),
+                self.core.row_id(subject),
                 instant,
                 answer.score,
                 version=answer.version or "fallback",
@@ -319,18 +319,13 @@ class _Replay:
                 shadows=[(v, np.nan if s is None else s) for v, s in answer.shadows],
             )
 
-    def row_id(self, row: tuple[Any, ...]) -> bytes:
-        """Return a row's encoded id."""
-        return encode_key([row[p] for p in self.core.ids]) or b""
-
     def _label(self, reveal: Reveal, access: Access) -> None:
         """Tell monitoring a row's label once a reveal states a column of it."""
         if self.label_places.isdisjoint(reveal.places):
             return
-        state = self.path.sources[self.project.plan.rows.name]
-        blob = access.get(state.prefix + reveal.row_id)
-        if blob is not None:
-            label = self.label_of(state.codec.decode(blob).values)
+        row = self.path.row(access.get, self.project.plan.rows.name, reveal.row_id)
+        if row is not None:
+            label = self.label_of(row.values)
             self.loop.live.label(reveal.row_id, np.nan if label is None else float(label), arrived=reveal.arrival)
 
     def _gate(self, source: str, day: Instant) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 
@@ -24,6 +24,10 @@ class View:
     data: dict[str, Any]
     tables: Sequence[Table] = ()
     notes: Sequence[str] = field(default_factory=tuple)
+
+    def noted(self, *notes: str) -> View:
+        """Return the answer with further notes."""
+        return replace(self, notes=(*self.notes, *notes))
 
     def __getitem__(self, name: str) -> Any:
         """Return one of the data's values."""

@@ -99,9 +99,8 @@ class Core:
         version = "" if chosen is None else chosen.version
         flags |= self.stopwatch.flag
         latency = self.stopwatch.stop(started)
-        row_id = encode_key([row[p] for p in self.ids]) or b""
         found = self.log.append(
-            row_id,
+            self.row_id(row),
             t,
             request,
             vector,
@@ -115,6 +114,10 @@ class Core:
             latency_us=latency,
         )
         return Answer(found, score, decision, version, variant, flags, tuple(shadows), latency, vector)
+
+    def row_id(self, row: Sequence[Any]) -> bytes:
+        """Return a row's encoded id; empty where a part of it is null."""
+        return encode_key([row[p] for p in self.ids]) or b""
 
     def _score(
         self, chosen: Variant | None, vector: FeatureVector, request: Sequence[Any], t: int

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -47,6 +47,15 @@ class Rows:
         queries = None if self.queries is None else self.queries[chosen]
         kept = (self.labels[chosen], self.predictions[chosen], weights, self.threshold, queries)
         return Rows(*kept, self.quantile, self.k)
+
+    def draw(self, units: Sequence[NDArray[np.int64]]) -> Rows:
+        """Return the rows of all units one after the other; what is drawn twice brings its queries as new ones."""
+        drawn = self.take(np.concatenate(units))
+        if self.queries is None:
+            return drawn
+        turn = np.repeat(np.arange(len(units)), [unit.size for unit in units])
+        _, query = np.unique(drawn.of_queries, return_inverse=True)
+        return replace(drawn, queries=turn * (int(query.max()) + 1) + query)
 
 
 Score: TypeAlias = Callable[[Rows], float | None]

@@ -65,6 +65,7 @@ class Training:
     split: ByTime
     search: Search | None
     baseline: Baseline
+    refit: bool = False
     location: str = field(default_factory=user_location)
 
 
@@ -74,12 +75,19 @@ def by_time(*, valid: str, test: str, embargo: str | None = None) -> ByTime:
 
 
 def train(
-    dataset: Dataset, *, split: ByTime, search: Search | None = None, baseline: Baseline = "logistic"
+    dataset: Dataset,
+    *,
+    split: ByTime,
+    search: Search | None = None,
+    baseline: Baseline = "logistic",
+    refit: bool = False,
 ) -> Callable[[TrainFunction], Training]:
     """Make a function the training step of a model.
 
     The baseline is trained beside it on the same rows: "logistic" (a logistic regression on the same features) or
-    "prior" (the share of positives among the training rows).
+    "prior" (the share of positives among the training rows). With `refit` the function is called once more with the
+    chosen parameters on training and validation rows together, as `data.train`: a model that lacks the newest weeks is
+    stale when it starts. It must not stop early on `data.valid` then.
 
     Raises:
         DefinitionError: `dataset` is none, or the baseline is unknown.
@@ -88,4 +96,4 @@ def train(
         raise DefinitionError(
             "hr.train needs a dataset and a known baseline", where=user_location(), got=f"{dataset!r}, {baseline}"
         )
-    return lambda function: Training(function.__name__, function, dataset, split, search, baseline)
+    return lambda function: Training(function.__name__, function, dataset, split, search, baseline, refit)

@@ -147,13 +147,18 @@ class _Job:
         where, label = f"{self.training.name} ({self.training.location})", self.training_set.label
         mature = self.training.dataset.mature
         split = split_rows(self.training_set.t, label, self.training.split, mature=mature, kind=self.kind, where=where)
-        encoder = Encoder.learn(self.training_set.columns, self.training_set.features.take(split.train))
-        data = training_data(self.training_set, split, encoder, self.kind)
-        model, chosen, done = self.fit(data, params, trials, finished, progress)
+        encoder, data = self.encoded(split)
+        if self.training.refit and params is not None:
+            chosen, done = dict(params), list[Trial]()
+        else:
+            model, chosen, done = self.fit(data, params, trials, finished, progress)
+        if self.training.refit:
+            encoder, data = self.encoded(replace(split, train=np.concatenate([split.train, split.valid])))
+            model = self.fit_with(data, chosen)
         with bounded(self.threads):
             servable = self.servable(model, encoder, data)
             baseline = train_baseline(self.kind, self.training.baseline, data.train, data.categorical)
-        judged = {"valid": data.valid, "test": data.test}
+        judged = {"test": data.test} if self.training.refit else {"valid": data.valid, "test": data.test}
         record = replace(
             blank,
             status="finished",
@@ -168,6 +173,11 @@ class _Job:
             manifest=servable.manifest.digest,
         )
         return Trained(servable, data, split, record, tuple(done))
+
+    def encoded(self, split: Split) -> tuple[Encoder, TrainingData]:
+        """Learn the encoder from a split's training rows, and return the parts encoded by it."""
+        encoder = Encoder.learn(self.training_set.columns, self.training_set.features.take(split.train))
+        return encoder, training_data(self.training_set, split, encoder, self.kind)
 
     def servable(self, model: Model, encoder: Encoder, data: TrainingData) -> Servable:
         """Convert the model, checked on the held-out rows."""

@@ -153,6 +153,13 @@ def test_the_champion_must_be_beaten_on_the_same_rows(name: str) -> None:
     assert better.threshold == measure(name, rows.labels, worse).value
 
 
+def test_each_model_is_compared_at_its_own_threshold() -> None:
+    rows = dataclasses.replace(judged(), champion=judged(noise=2.0).candidate, threshold=0.3, champion_threshold=0.7)
+    result = one(hr.metric("f1").beats_champion(), rows)
+    assert result.measured == measure("f1", rows.labels, rows.candidate, threshold=0.3).value
+    assert result.threshold == measure("f1", rows.labels, judged(noise=2.0).candidate, threshold=0.7).value
+
+
 def test_without_a_champion_the_gate_holds_and_says_so() -> None:
     result = one(hr.metric("log_loss").beats_champion())
     assert (result.passed, result.reason) == (True, "no champion yet")

@@ -17,6 +17,7 @@ from sklearn.calibration import calibration_curve
 from headrace.core.errors import DataError, DefinitionError
 from headrace.evaluation.metrics import METRICS, compare_models, measure
 from headrace.stats import classification
+from headrace.stats.intervals import bootstrap
 from headrace.stats.ranking import average_precision_of_query, reciprocal_rank_of_query
 from headrace.stats.scores import LOSSES, SCORES
 
@@ -177,7 +178,7 @@ def test_reasons(name: str, labels: list[float], scores: list[float], reason: st
 def test_decisions_follow_the_threshold() -> None:
     assert measure("recall", [1, 1, 0], [0.35, 0.3, 0.9], threshold=0.35).value == 0.5
     assert measure("positive_rate", [1, 1, 0], [0.35, 0.3, 0.9], threshold=0.35).value == pytest.approx(2 / 3)
-    assert measure("pinball", [10.0], [8.0], quantile=0.9).value == pytest.approx(1.8)
+    assert measure("pinball", [10.0, 10.0], [8.0, 12.0], quantile=0.9).value == pytest.approx((1.8 + 0.2) / 2)
     assert measure("bias", [1.0, 2.0], [2.0, 4.0]).value == 1.5
 
 
@@ -262,6 +263,24 @@ def test_rankings_compare_by_query() -> None:
     found = compare_models("ndcg", relevance, good, poor, rng=rng, queries=queries, resamples=100)
     assert found.better
     assert found.method == "paired bootstrap"
+
+
+def test_a_query_drawn_twice_counts_twice() -> None:
+    rng = np.random.default_rng(5)
+    queries = np.repeat(np.arange(12), 4)
+    relevance = np.tile([1.0, 0.0, 0.0, 1.0], 12)
+    first, second = rng.normal(size=48), rng.normal(size=48)
+    found = compare_models("map", relevance, first, second, rng=np.random.default_rng(9), queries=queries)
+    sides = [
+        [average_precision_of_query(relevance[queries == query], scores[queries == query]) for query in range(12)]
+        for scores in (first, second)
+    ]
+    gaps = np.subtract(*np.asarray(sides, dtype=np.float64))
+    direct = bootstrap(np.mean, gaps, rng=np.random.default_rng(9), resamples=500)
+    assert direct is not None
+    assert (found.low, found.high) == pytest.approx((direct.low, direct.high))
+    alone = compare_models("map", relevance[:4], first[:4], second[:4], rng=rng, queries=queries[:4])
+    assert alone.reason == "needs more rows"
 
 
 def test_clusters_widen_a_comparison() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from sklearn.metrics import roc_auc_score
 import headrace as hr
 from headrace.core.errors import Corrupt
 from headrace.core.time import DAY, HOUR
-from headrace.monitoring.evidence import exact_share, percentile, psi_of_scores
+from headrace.monitoring.evidence import exact_share, percentile, psi_of_profile, psi_of_scores
 from headrace.monitoring.labels import NEVER, LabelBook
-from headrace.monitoring.performance import ERROR, FALLBACK, LiveWindow, Scope
+from headrace.monitoring.performance import LiveWindow, Scope
+from headrace.serving.record import ERROR, FALLBACK
 from headrace.stats.profiles import profile
 
 NOW = 1_000 * DAY
@@ -156,6 +158,25 @@ def test_old_predictions_and_their_labels_are_dropped_and_the_rest_still_measure
     assert live.drop_old(NOW) == 0
     assert live.drop_old(NOW + 300 * DAY) == 20 * 40 + 101
     assert live.measure(hr.live("error_rate"), NOW).n == 0
+
+
+def test_predictions_that_came_out_of_order_keep_their_shadows_when_old_ones_are_dropped() -> None:
+    live = LiveWindow(keep=DAY)
+    for i, t in enumerate([NOW - 2 * DAY, NOW, NOW - 3 * DAY, NOW]):
+        live.append(bytes([i]), t, i / 10, version="v1", shadows=[("v2", i / 10)])
+    assert live.drop_old(NOW) == 1
+    assert live.scores("v2", NOW, NOW + 1).tolist() == live.scores("v1", NOW, NOW + 1).tolist() == [0.1, 0.3]
+
+
+def test_the_range_of_a_psi_covers_that_of_the_populations_and_is_centred_on_it() -> None:
+    rng, shares = np.random.default_rng(11), np.array([0.4, 0.3, 0.2, 0.1])
+    true = float(np.sum((shares - shares[::-1]) * np.log(shares / shares[::-1])))
+    reference = profile(np.repeat([0.0, 1.0, 2.0, 3.0], (4_000, 3_000, 2_000, 1_000)), bins=4)
+    edged = replace(reference, edges=(0.5, 1.5, 2.5), counts=(4_000, 3_000, 2_000, 1_000))
+    found = [psi_of_profile("psi", edged, rng.choice(4, 200, p=shares[::-1]).astype(float)) for _ in range(400)]
+    ends = np.array([(f.low, f.high) for f in found], dtype=float)
+    assert np.mean((ends[:, 0] <= true) & (true <= ends[:, 1])) > 0.98
+    assert ends.mean() == pytest.approx(true, abs=0.01)
 
 
 def test_delays_say_what_was_late_and_what_is_missing() -> None:

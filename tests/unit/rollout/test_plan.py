@@ -14,12 +14,13 @@ import headrace as hr
 from headrace.core.errors import DefinitionError
 from headrace.core.limits import Limit
 from headrace.core.time import DAY, HOUR
-from headrace.monitoring.performance import ERROR, LiveWindow
+from headrace.monitoring.performance import LiveWindow
 from headrace.monitoring.record import Measurement
 from headrace.rollout.definition import Rollout
 from headrace.rollout.plan import advance, begin, judge, variant_for
 from headrace.rollout.record import Observed, RolloutState
 from headrace.rollout.run import observe
+from headrace.serving.record import ERROR
 
 START = 1_000 * DAY
 

@@ -86,7 +86,7 @@ def test_bin_counts_equal_searchsorted(values: list[float], edges: list[int]) ->
 
 
 def test_long_columns_are_counted_in_chunks_like_short_ones() -> None:
-    values = np.random.default_rng(5).normal(size=40_000)
+    values = np.random.default_rng(5).normal(size=40_000).round(1)
     values[::7], values[::11], values[::13] = np.nan, np.inf, -np.inf
     cuts = np.array([-1.0, 0.0, 1.5])
     kept = values[~np.isnan(values)]
@@ -95,8 +95,8 @@ def test_long_columns_are_counted_in_chunks_like_short_ones() -> None:
 
 
 def test_a_value_that_fills_a_bin_gets_its_own() -> None:
-    values = np.concatenate([np.zeros(500), np.arange(1.0, 501.0)])
+    values = np.concatenate([np.zeros(450), np.arange(1.0, 551.0)])
     edges = binning.quantile_edges(values)
     counts = dict(zip([-np.inf, *edges], binning.bin_counts(values, edges).tolist(), strict=True))
-    assert counts[0.0] == 500
+    assert counts[0.0] == 450
     assert counts[-np.inf] == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -129,7 +131,6 @@ def test_isotonic_needs_rows() -> None:
     [
         streams.Adwin,
         lambda: streams.PageHinkley(threshold=20),
-        lambda: streams.ErrorRate(limit=6.0),
         streams.HoeffdingMean,
         lambda: streams.KolmogorovWindow(1, alpha=1e-4),
     ],
@@ -152,3 +153,33 @@ def test_page_hinkley_looks_the_asked_way() -> None:
     assert any(down.update(value) for value in drop)
     up = streams.PageHinkley(threshold=5, direction="up")
     assert not any(up.update(value) for value in drop)
+
+
+def test_the_error_rate_detector_finds_a_worse_model() -> None:
+    rng = np.random.default_rng(0)
+    calm, worse = (rng.random(1500) < 0.3).astype(float), (rng.random(300) < 0.7).astype(float)
+    detector = streams.ErrorRate()
+    assert not any(detector.update(value) for value in calm.tolist())
+    assert next(row for row, value in enumerate(worse.tolist()) if detector.update(value)) < 150
+
+
+RIVER = {  # what river 0.26.1 signals on the streams of seeds 1 to 4
+    "Adwin": [[799, 1311, 1855, 2431], [735, 1311, 1823, 2431], [639, 1247, 1855, 2431], [799, 1279, 1823, 2431]],
+    "PageHinkley": [[746, 1302, 1845, 2415], [703, 1330, 1843, 2421], [641, 1286, 1879, 2438], [720, 1264, 1835, 2440]],
+    "ErrorRate": [[2214], [112, 699, 1887], [766, 1934, 2346], [723, 1889]],
+    "HoeffdingMean": [[746, 1828], [736, 1823], [603, 1897], [747, 1824]],
+}
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+@pytest.mark.parametrize("name", RIVER)
+def test_detectors_signal_where_river_does(name: str, seed: int) -> None:
+    rng = random.Random(seed)
+    stream = [float(rng.random() < rate) for rate in (0.3, 0.45, 0.2, 0.6, 0.1) for _ in range(600)]
+    detector: streams.Detector = {
+        "Adwin": lambda: streams.Adwin(0.05),
+        "PageHinkley": lambda: streams.PageHinkley(threshold=25),
+        "ErrorRate": streams.ErrorRate,
+        "HoeffdingMean": streams.HoeffdingMean,
+    }[name]()
+    assert [row for row, value in enumerate(stream) if detector.update(value)] == RIVER[name][seed - 1]

@@ -91,6 +91,19 @@ def test_delong_compares_paired_models() -> None:
     assert intervals.auc_difference([1, 1, 0], [1, 2, 3], [1, 2, 3]).mean is None
 
 
+def test_delong_knows_that_paired_models_err_together() -> None:
+    rng = np.random.default_rng(10)
+    gaps, widths = [], []
+    for _ in range(300):
+        labels, good = drawn(rng, 200, 1.0)
+        found = intervals.auc_difference(labels, good, good + rng.normal(0, 0.5, 200))
+        assert found.mean is not None
+        assert found.high is not None
+        gaps.append(found.mean)
+        widths.append(found.high - found.mean)
+    assert float(np.mean(widths)) == pytest.approx(1.96 * float(np.std(gaps)), rel=0.15)
+
+
 def test_bootstrap_is_seeded_paired_and_close_to_theory() -> None:
     values = np.random.default_rng(1).normal(size=400)
     first, second = (intervals.bootstrap(np.mean, values, rng=np.random.default_rng(5)) for _ in range(2))

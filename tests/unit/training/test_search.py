@@ -27,6 +27,7 @@ def test_a_search_that_was_stopped_ends_as_if_it_had_not_been() -> None:
     for stopped in (1, 6, 11):
         assert run(finished=whole[:stopped]) == whole
     assert run(seed=4) != whole
+    assert len({trial.params["rate"] for trial in whole}) == 12
 
 
 def test_the_search_finds_better_values_than_it_began_with() -> None:

@@ -85,6 +85,15 @@ def test_a_resumed_search_gives_the_uninterrupted_model(make: Make, rows: Traini
         assert resumed.servable.content == whole.servable.content
 
 
+def test_the_best_may_be_a_finished_trial_whose_model_is_fitted_again(make: Make, rows: TrainingSet) -> None:
+    told: list[Trial] = []
+    trained(make(), rows, trials=1, progress=told.append)
+    best = dataclasses.replace(told[0], value=-1.0)
+    found = trained(make(), rows, trials=3, finished=[best])
+    assert found.record.params == best.params and len(found.trials) == 3
+    assert found.servable.content == trained(make(), rows, params=best.params).servable.content
+
+
 def test_the_record_holds_model_and_baseline_and_is_kept_in_the_ledger(
     make: Make, rows: TrainingSet, tmp_path: Path
 ) -> None:

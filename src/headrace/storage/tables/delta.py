@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.fs as fs
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
@@ -104,7 +105,9 @@ class DeltaTables:
         ensure_columns(schema.names, names, place)
         condition = expression(where, schema, place)
         try:
-            found = delta.to_pyarrow_dataset().to_table(columns=names, filter=condition)
+            # Arrow's own file system: threads that call back into Python may abort the process when it exits.
+            files = fs.SubTreeFileSystem(str(self._path(table).absolute()), fs.LocalFileSystem())
+            found = delta.to_pyarrow_dataset(filesystem=files).to_table(columns=names, filter=condition)
             return found.cast(pa.schema([schema.field(name) for name in names]))
         except (OSError, DeltaError, pa.ArrowException) as error:
             raise self._damaged(table, error) from error
@@ -194,7 +197,8 @@ class DeltaTables:
         if self._open(table) is not None:
             return
         ensure_columns(schema.names, partition_by, self._where(table))
-        with _private_files, self._writing(table):
+        # A commit that fails has met another process's creation of the same table, which serves as well.
+        with suppress(CommitFailedError), _private_files, self._writing(table):
             path = private_folder(self._path(table))
             DeltaTable.create(path, schema, mode="ignore", partition_by=list(partition_by) or None)
 

@@ -1,0 +1,85 @@
+"""Operate a pipeline by hand: promote, approve, roll back, rebuild; every move is a ledger record."""
+
+from __future__ import annotations
+
+import getpass
+
+from headrace.core.time import SystemClock
+from headrace.features.stream import DATABASE, StreamPath
+from headrace.pipelines.gatekeeper import read_reveals
+from headrace.pipelines.project import Project
+from headrace.pipelines.stores import open_stores
+from headrace.pipelines.view import Progress, View
+from headrace.registry.run import Registry
+from headrace.sources.record import ARRIVAL, RevealBatch
+from headrace.storage.ledger import Entry
+
+APPLY_AT_ONCE = 10_000
+
+
+def promote(project: Project, version: str, *, why: str, force: bool, state: str | None) -> View:
+    """Make a version the champion.
+
+    Raises:
+        GateRefused: its gates failed, and `force` is not set.
+        Refused, Conflict: as `Registry.promote`.
+    """
+    with open_stores(project, state, clock=SystemClock(), write=True) as stores:
+        registry = Registry(stores.ledger, stores.blobs, project.name)
+        record = registry.promote(version, why=why, actor=getpass.getuser(), force=force)
+    data = {"champion": record.subject, "replaced": record.body["replaced"], "record": record.seq}
+    return View(f"{record.subject} is the champion", data, (), (f"It replaced {data['replaced'] or 'nothing'}.",))
+
+
+def approve(project: Project, version: str, *, why: str, state: str | None) -> View:
+    """Record that a person approves a version."""
+    with open_stores(project, state, clock=SystemClock(), write=True) as stores:
+        found = Registry(stores.ledger, stores.blobs, project.name).version(version)
+        actor = getpass.getuser()
+        record = stores.ledger.append([Entry("approval", found.name, {"why": why, "manifest": found.manifest}, actor)])[
+            0
+        ]
+    return View(f"{actor} approved {found.name}", {"version": found.name, "actor": actor, "record": record.seq})
+
+
+def rollback(project: Project, *, to: str | None, why: str, state: str | None) -> View:
+    """Make an earlier champion the champion again.
+
+    Raises:
+        Refused: there is none.
+    """
+    with open_stores(project, state, clock=SystemClock(), write=True) as stores:
+        registry = Registry(stores.ledger, stores.blobs, project.name)
+        record = registry.rollback(to, why=why, actor=getpass.getuser())
+    data = {"champion": record.subject, "replaced": record.body["replaced"], "record": record.seq}
+    return View(f"Rolled back: {record.subject} is the champion", data, (), (f"It replaced {data['replaced']}.",))
+
+
+def rebuild_online(project: Project, *, state: str | None, progress: Progress) -> View:
+    """Empty the online store and fill it again from the offline tables.
+
+    Raises:
+        DataError: nothing was ingested yet.
+    """
+    path, applied, newest = StreamPath([project.plan]), 0, 0
+    with open_stores(project, state, clock=SystemClock(), write=True) as stores:
+        reveals = read_reveals(stores.tables, project.plan.sources)
+        total = sum(table.num_rows for table in reveals.values())
+        with stores.online.write() as transaction:
+            access = transaction.access(DATABASE)
+            for key in [key for key, _ in transaction.items(DATABASE)]:
+                access.delete(key)
+        for source in project.plan.sources:
+            table = reveals[source.name].sort_by(ARRIVAL)
+            for start in range(0, table.num_rows, APPLY_AT_ONCE):
+                piece = RevealBatch(source, table.slice(start, APPLY_AT_ONCE))
+                with stores.online.write() as transaction:
+                    for reveal in piece.reveals():
+                        path.apply(transaction.access(DATABASE), source.name, reveal)
+                        newest = max(newest, reveal.arrival)
+                    path.commit(transaction.access(DATABASE), newest, {})
+                applied += len(piece)
+                progress.step("rebuilding", applied, total, source.name)
+        with stores.online.write() as transaction:
+            path.expire(transaction, newest)
+    return View(f"Rebuilt the online store from {applied:,} reveals", {"reveals": applied, "newest": newest})

@@ -1,0 +1,173 @@
+"""Run the control loop beside a server: streams in, labels joined, monitors, retraining, rollout."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import orjson
+
+from headrace.core.errors import HeadraceError
+from headrace.core.expressions import columns_of, per_row
+from headrace.features.stream import DATABASE, StreamPath
+from headrace.monitoring.drift import DriftWatch
+from headrace.monitoring.incidents import Incidents, channels_of
+from headrace.monitoring.performance import LiveWindow
+from headrace.monitoring.plan import MonitoringState
+from headrace.monitoring.run import Monitoring
+from headrace.pipelines.control import ControlLoop, ControlState
+from headrace.pipelines.gatekeeper import Gatekeeper
+from headrace.pipelines.learning import Footing
+from headrace.pipelines.project import Project
+from headrace.pipelines.serve import FOLLOW_SECONDS, PipelineService, serve
+from headrace.sources.definition import SourceDefinition
+from headrace.sources.record import RevealBatch
+from headrace.sources.run import load_stream
+from headrace.storage.streams import Streams, open_streams
+
+CONTROL, STATE, LIVE = "control", b"up/state", b"up/live"
+THREADS = 1
+EVENTS_AT_ONCE = 1_000
+
+
+class Controller(threading.Thread):
+    """Tick once a second until `ended` is set; what fails is told and tried again with the next tick."""
+
+    def __init__(self, service: PipelineService, streams: Streams, seed: int) -> None:
+        super().__init__(name="headrace-controller", daemon=True)
+        self.service, self.streams, self.ended = service, streams, threading.Event()
+        self.project, self.stores, self.clock = service.project, service.stores, service.clock
+        plan = self.project.plan
+        self.path, self.label_of = StreamPath([plan]), per_row(plan.label, plan.rows.index)
+        self.label_places = {plan.rows.index[c] for c in columns_of(plan.label)}
+        self.loop = self._loop(seed)
+        service.served = self._served
+
+    def _loop(self, seed: int) -> ControlLoop:
+        pipeline, stores = self.project.pipeline, self.stores
+        with stores.online.read() as snapshot:
+            blob, live_blob = snapshot.get(CONTROL, STATE), snapshot.get(CONTROL, LIVE)
+        kept: dict[str, Any] = {} if blob is None else orjson.loads(blob)
+        threshold = pipeline.decision.value if pipeline.decision else 0.5
+        names = [name for monitor in pipeline.monitors for name in monitor.channels]
+        channels = channels_of(
+            names, self.project.settings.alerts, folder=stores.state.folder("alerts"), stream=sys.stderr
+        )
+        now = int(self.clock.now())
+        monitoring = Monitoring(
+            pipeline.monitors,
+            pipeline.retrain_on,
+            pipeline=self.project.name,
+            live=LiveWindow(threshold=threshold) if live_blob is None else LiveWindow.load(live_blob),
+            incidents=Incidents(stores.ledger.append, channels),
+            drift=DriftWatch.load(kept["drift"]) if kept.get("drift") else None,
+            state=MonitoringState(trained=now),
+        )
+        if kept:
+            monitoring.restore(kept["monitoring"])
+        footing = Footing(
+            stores.ledger,
+            stores.tables,
+            self.service.registry,
+            self.clock,
+            seed,
+            THREADS,
+            self.service.latency(),
+            latency_modelled=False,
+        )
+        state = ControlState(**kept["control"]) if kept else ControlState(labelled_until=now, serving_since=now)
+        gates = Gatekeeper(
+            self.project.plan.sources, stores.ledger, stores.tables, state=kept.get("gatekeeper"), streaming=True
+        )
+        loop = ControlLoop(self.project, footing, self.service.router, monitoring, gates, state)
+        loop.adopt_challenger(now)
+        return loop
+
+    def run(self) -> None:
+        """Work until `ended` is set."""
+        while not self.ended.wait(FOLLOW_SECONDS):
+            try:
+                self.tick()
+            except HeadraceError as error:
+                sys.stderr.write(f"{error.code}: {error}\n")
+
+    def tick(self) -> None:
+        """Take in what streams brought, do what is due, sync the log, and keep the loop's state."""
+        for source in self.project.plan.sources:
+            while self._ingest(source):
+                pass
+        with self.service.lock:
+            self.loop.follow_registry()
+            self.loop.tick(int(self.clock.now()))
+            self.service.log.commit()
+            state, live = self.loop.dump(), self.loop.live.dump()
+        with self.stores.online.write() as transaction:
+            transaction.put(CONTROL, STATE, orjson.dumps(state, option=orjson.OPT_SERIALIZE_NUMPY))
+            transaction.put(CONTROL, LIVE, live)
+
+    def _ingest(self, source: SourceDefinition) -> bool:
+        """Take in at most `EVENTS_AT_ONCE` events of a source's stream; tell if there may be more."""
+        key = b"stream/" + source.name.encode()
+        with self.stores.online.read() as snapshot:
+            position = int(snapshot.get(CONTROL, key) or b"0")
+        if source.name not in self.streams.streams():
+            return False
+        found, following = load_stream(
+            source, self.streams, self.project.settings, position=position, limit=EVENTS_AT_ONCE
+        )
+        if following == position:
+            return False
+        now = int(self.clock.now())
+        where = f"stream {source.name}, positions {position} to {following - 1}"
+        verdict = self.loop.gatekeeper.judge(found.batch, now=now, where=where, refused=found.refused)
+        self.loop.gatekeeper.store(verdict, "stream", following)
+        self._apply(source, verdict.accepted, key, following)
+        return True
+
+    def _apply(self, source: SourceDefinition, batch: RevealBatch, key: bytes, following: int) -> None:
+        """Apply reveals with the stream's position in one transaction: neither is there without the other."""
+        with self.stores.online.write() as transaction:
+            access = transaction.access(DATABASE)
+            newest = self.path.newest(access.get) or 0
+            for reveal in batch.reveals():
+                self.path.apply(access, source.name, reveal)
+                newest = max(newest, reveal.arrival)
+                if source is self.project.plan.rows and not self.label_places.isdisjoint(reveal.places):
+                    stored = self.path.row(access.get, source.name, reveal.row_id)
+                    label = None if stored is None else self.label_of(stored.values)
+                    value = np.nan if label is None else float(label)
+                    with self.service.lock:
+                        self.loop.live.label(reveal.row_id, value, arrived=reveal.arrival)
+            self.path.commit(access, newest, {source.name: following})
+            transaction.put(CONTROL, key, str(following).encode())
+
+    def _served(self, row_id: bytes, t: int, answer: Any) -> None:
+        """Take in an answer; called by the service while it holds its lock."""
+        self.loop.live.append(
+            row_id,
+            t,
+            answer.score,
+            version=answer.version or "fallback",
+            variant=answer.variant,
+            decision=bool(answer.decision),
+            flags=answer.flags,
+            latency=answer.latency_us,
+            shadows=[(v, np.nan if s is None else s) for v, s in answer.shadows],
+        )
+
+
+def up(project: Project, *, state: str | None, host: str, port: int, behind_proxy: bool, json: bool) -> None:
+    """Serve with the control loop beside the server.
+
+    Raises:
+        ConfigurationError: as `headrace.pipelines.serve.serve`.
+    """
+
+    def beside(service: PipelineService, stack: ExitStack) -> Controller:
+        url = project.settings.stores.streams or service.stores.state.url("streams")
+        return Controller(service, stack.enter_context(open_streams(url, clock=service.clock)), seed=0)
+
+    serve(project, state=state, host=host, port=port, behind_proxy=behind_proxy, json=json, beside=beside)
