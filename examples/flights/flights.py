@@ -118,6 +118,7 @@ dataset = hr.Dataset(  # one row per prediction, holding only what was known at 
 )
 def late_risk(data: hr.TrainingData, p: hr.Params) -> hr.Model:
     model = LGBMClassifier(
+        n_estimators=200,
         num_leaves=p.int("num_leaves", 15, 127),
         learning_rate=p.float("learning_rate", 0.02, 0.2, log=True),
         random_state=p.seed,

@@ -21,7 +21,7 @@ class MetricQuantity(Quantity):
     min_rows: int = 0
 
     def beats_champion(self, *, confidence: float = 0.95) -> BeatsChampion:
-        """Demand to be better than the champion on the same rows, by a paired comparison at this confidence.
+        """Demand to be better than the champion on the same rows, by a paired one-sided comparison at this confidence.
 
         Where there is no champion yet, the gate holds and says so.
         """

@@ -168,7 +168,8 @@ class _Judge:
             given.candidate,
             given.champion,
             rng=self.rng,
-            confidence=gate.confidence,
+            # "Beats" looks one way only: one-sided confidence c is the upper end of the two-sided interval of 2c - 1.
+            confidence=2 * gate.confidence - 1,
             threshold=given.threshold,
             champion_threshold=given.champion_threshold,
             clusters=given.clusters,

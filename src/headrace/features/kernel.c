@@ -1,23 +1,19 @@
 /* Windowed aggregation: the only code for it, offline, online and streaming.
  *
  * All sums are exact integers that are rounded once, at the end, so neither the order of events nor blocks, partitions,
- * the CPU or the compiler can change a bit of a result. Sections: exact sums, order statistics, one lane's tally,
- * reading stored bytes, summaries of blocks, scanning many labels.
+ * the CPU or the compiler can change a bit of a result (`exact.h`). Sections: one lane's tally, reading events newest
+ * first, summaries of blocks, scanning many labels.
  *
  * Stored words are little-endian int64, as is every machine this is built for; `lanes.py` describes their layout. An
  * event is EVENT + m words: moment, arrival, row hash, null mask (bit i: value i is null), m values (float64 bits or
  * int64). Events stand in the order (moment, arrival, row hash).
  */
 #define _DEFAULT_SOURCE /* madvise */
-#include <math.h>
-#include <stdint.h>
+#include "exact.h"
+#include "order.h"
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 
-typedef unsigned __int128 u128;
-
-enum { FLOAT = 0, INT = 1, BOOL = 2, REF = 3 };
 enum { COUNT = 0, SUM = 1, MEAN = 2, LEAST = 3, GREATEST = 4, STDDEV = 5, LATEST = 6, QUANTILE = 7, ROWS = 8 };
 enum { OK = 0, NONE = 1, EXPIRED = 2, OVERFLOWED = 3 };
 enum { CORRUPT = -1, NO_MEMORY = -2, ENOUGH = -3 };
@@ -31,377 +27,12 @@ enum { P_COUNT = 0, P_LEAST = 1, P_GREATEST = 2, P_LAST = 3, P_LAST_MOMENT = 4, 
 enum { SEEN = 1, LAST_NULL = 2, PLUS_INF = 4, MINUS_INF = 8, NANS = 16, NEGATIVE = 32, WIDE = 64 };
 enum { HEAD = 5, FORMAT = 1, ANY_LEVEL = 255, MAX_DEPTH = 16 };
 
-/* A sum is an integer times 2^-1088: doubles are multiples of 2^-1074, and 1088 = 17 * 64 puts integers on word 17.
- * Below 2^1024, with 2^32 summands: 2,144 bits, 34 words, one more for the upper part of a shifted value. Squares are
- * integers times 2^-2176 below 2^2048: 4,256 bits, 67 words, one more. */
-enum { UNIT = 1088, UNIT_WORD = 17, SUM_WORDS = 35, SQUARE_WORDS = 68, WORK_WORDS = 2 * SUM_WORDS + 2 };
 #define MAX_COUNT ((int64_t)1 << 32)
-
-static const int64_t INF_BITS = 0x7FF0000000000000, NAN_BITS = 0x7FF8000000000000;
 
 static int64_t minus(int64_t a, int64_t b) {
   int64_t r;
   if (__builtin_sub_overflow(a, b, &r)) return b > 0 ? INT64_MIN : INT64_MAX;
   return r;
-}
-
-/* ==== Exact sums ==== */
-
-/* Positive and negative values are kept apart, so that no carry runs through sign bits and values can be taken out again;
- * words outside [low, high) and [square_low, square_high) are zero. */
-typedef struct {
-  int32_t low, high, square_low, square_high;
-  int64_t plus_inf, minus_inf, nans;
-  uint64_t side[2][SUM_WORDS];
-  uint64_t square[SQUARE_WORDS];
-} Sum;
-
-static void sum_clear(Sum *s) {
-  if (s->high > s->low) {
-    size_t bytes = (size_t)(s->high - s->low) * 8;
-    memset(s->side[0] + s->low, 0, bytes);
-    memset(s->side[1] + s->low, 0, bytes);
-  }
-  if (s->square_high > s->square_low) {
-    memset(s->square + s->square_low, 0, (size_t)(s->square_high - s->square_low) * 8);
-  }
-  s->low = SUM_WORDS;
-  s->square_low = SQUARE_WORDS;
-  s->high = s->square_high = 0;
-  s->plus_inf = s->minus_inf = s->nans = 0;
-}
-
-/* Add n words at word i; return the end of what changed. A carry past `end` cannot come from true data and is lost. */
-static inline int add_words(uint64_t *d, int i, int end, const uint64_t *w, int n) {
-  uint64_t carry = 0;
-  for (int k = 0; k < n; k++, i++) {
-    u128 t = (u128)d[i] + w[k] + carry;
-    d[i] = (uint64_t)t;
-    carry = (uint64_t)(t >> 64);
-  }
-  for (; carry && i < end; i++) carry = ++d[i] == 0;
-  return i;
-}
-
-static inline void take_words(uint64_t *d, int i, int end, const uint64_t *w, int n) {
-  uint64_t borrow = 0;
-  for (int k = 0; k < n; k++, i++) {
-    u128 t = (u128)d[i] - w[k] - borrow;
-    d[i] = (uint64_t)t;
-    borrow = (uint64_t)(t >> 64) & 1;
-  }
-  for (; borrow && i < end; i++) borrow = d[i]-- == 0;
-}
-
-static inline void widen(int32_t *low, int32_t *high, int from, int to) {
-  if (from < *low) *low = from;
-  if (to > *high) *high = to;
-}
-
-static void count_odd(Sum *s, uint64_t bits, int by) {
-  if (bits << 12) s->nans += by;
-  else if (bits >> 63) s->minus_inf += by;
-  else s->plus_inf += by;
-}
-
-static void change_square(Sum *s, uint64_t digits, int place, int by) {
-  u128 q = (u128)digits * digits;
-  int i = 2 * place >> 6, b = 2 * place & 63;
-  uint64_t low = (uint64_t)q, high = (uint64_t)(q >> 64);
-  uint64_t w[3] = {low << b, b ? high << b | low >> (64 - b) : high, b ? high >> (64 - b) : 0};
-  if (by > 0) widen(&s->square_low, &s->square_high, i, add_words(s->square, i, SQUARE_WORDS, w, 3));
-  else take_words(s->square, i, SQUARE_WORDS, w, 3);
-}
-
-/* Add (by = 1) or take out again (by = -1) a value, with its square if that is asked for. */
-static inline void sum_change(Sum *s, int64_t word, int type, int squares, int by) {
-  uint64_t bits = (uint64_t)word, digits = word < 0 ? 0 - bits : bits;
-  int negative = word < 0, place = UNIT;
-  if (type == FLOAT) {
-    int e = (int)(bits >> 52) & 2047;
-    if (e == 2047) {
-      count_odd(s, bits, by);
-      return;
-    }
-    digits = (bits & 0xFFFFFFFFFFFFF) | (uint64_t)(e != 0) << 52;
-    place = UNIT - 1074 + (e ? e - 1 : 0);
-  }
-  if (digits == 0) return;
-  int i = place >> 6, b = place & 63;
-  uint64_t w[2] = {digits << b, b ? digits >> (64 - b) : 0};
-  if (by > 0) widen(&s->low, &s->high, i, add_words(s->side[negative], i, SUM_WORDS, w, 2));
-  else take_words(s->side[negative], i, SUM_WORDS, w, 2);
-  if (squares) change_square(s, digits, place, by);
-}
-
-/* The size of a sum: words [low, high) of `word`, trimmed; sign -1, 0 or 1. */
-typedef struct {
-  int low, high, sign;
-  uint64_t word[SUM_WORDS];
-} Total;
-
-static void total_of(const Sum *s, Total *t) {
-  uint64_t borrow = 0;
-  t->low = s->low;
-  t->high = s->high;
-  for (int i = s->low; i < s->high; i++) {
-    u128 d = (u128)s->side[0][i] - s->side[1][i] - borrow;
-    t->word[i] = (uint64_t)d;
-    borrow = (uint64_t)(d >> 64) & 1;
-  }
-  t->sign = borrow ? -1 : 1;
-  if (borrow) {
-    uint64_t carry = 1;
-    for (int i = s->low; i < s->high; i++) {
-      t->word[i] = ~t->word[i] + carry;
-      carry = carry && t->word[i] == 0;
-    }
-  }
-  while (t->high > t->low && t->word[t->high - 1] == 0) t->high--;
-  while (t->low < t->high && t->word[t->low] == 0) t->low++;
-  if (t->low >= t->high) t->sign = 0;
-}
-
-/* Divide four words in place; return whether a remainder is left. Halves of words keep to 64-bit divisions. */
-static int divide(uint64_t *q, uint32_t d) {
-  uint64_t rest = 0;
-  for (int i = 3; i >= 0; i--) {
-    uint64_t high = rest << 32 | q[i] >> 32;
-    uint64_t low = high % d << 32 | (q[i] & 0xFFFFFFFF);
-    q[i] = (high / d) << 32 | low / d;
-    rest = low % d;
-  }
-  return rest != 0;
-}
-
-/* Round 64 bits below a leading one of weight 2^e, `sticky` if anything follows: to nearest, ties to even. */
-static double round_bits(uint64_t top, int sticky, int64_t e) {
-  if (e > 1023) return INFINITY;
-  int keep = e >= -1022 ? 53 : (int)(e + 1075); /* fewer bits for a subnormal result */
-  if (keep < 0) return 0.0;
-  int cut = 64 - keep;
-  uint64_t kept = keep ? top >> cut : 0, half = top >> (cut - 1) & 1, below = top << (64 - cut) << 1;
-  if (half && (below || sticky || (kept & 1))) kept++;
-  /* A kept leading one adds one to the exponent field, and rounding up to 2^53 another: also into infinity. */
-  uint64_t bits = keep == 53 ? ((uint64_t)(e + 1022) << 52) + kept : kept;
-  double value;
-  memcpy(&value, &bits, 8);
-  return value;
-}
-
-/* Round w[0..n) * 2^exponent / (d1 * d2). floor(floor(a / b) / c) = floor(a / bc), so two short divisions do; four
- * words hold at least 193 bits, of which 129 are left, and what lies below them only breaks ties. */
-static double round_words(const uint64_t *w, int n, int64_t exponent, uint32_t d1, uint32_t d2) {
-  while (n && w[n - 1] == 0) n--;
-  if (n == 0) return 0.0;
-  uint64_t q[4];
-  int sticky = 0, top = 3;
-  for (int k = 0; k < 4; k++) q[3 - k] = n > k ? w[n - 1 - k] : 0;
-  for (int i = 0; i < n - 4; i++) sticky |= w[i] != 0;
-  if (d1 > 1) sticky |= divide(q, d1);
-  if (d2 > 1) sticky |= divide(q, d2);
-  while (q[top] == 0) top--;
-  int shift = __builtin_clzll(q[top]);
-  int64_t e = exponent + 64 * (n - 4 + top) + 63 - shift;
-  uint64_t bits = q[top] << shift;
-  if (top) {
-    if (shift) bits |= q[top - 1] >> (64 - shift);
-    sticky |= q[top - 1] << shift != 0;
-  }
-  for (int i = 0; i < top - 1; i++) sticky |= q[i] != 0;
-  return round_bits(bits, sticky, e);
-}
-
-/* Return what infinities and NaN decide, 0.0 if there are none. */
-static double odd_value(const Sum *s) {
-  if (s->nans || (s->plus_inf && s->minus_inf)) return NAN;
-  return s->plus_inf ? INFINITY : s->minus_inf ? -INFINITY : 0.0;
-}
-
-/* sum = RN(S), mean = RN(S / n): 1 <= n < 2^32. */
-static double sum_over(const Sum *s, uint32_t n) {
-  double odd = odd_value(s);
-  if (odd != 0.0) return odd;
-  Total t;
-  total_of(s, &t);
-  double value = round_words(t.word + t.low, t.high - t.low, 64 * t.low - UNIT, n, 1);
-  return t.sign < 0 ? -value : value;
-}
-
-/* d[0..end) -= t * t; return whether that was possible. */
-static int take_square(uint64_t *d, int end, const uint64_t *t, int n) {
-  uint64_t borrow = 0;
-  for (int i = 0; i < n; i++) {
-    u128 carry = 0;
-    for (int k = 0; k < n; k++) {
-      carry += (u128)t[i] * t[k];
-      uint64_t part = (uint64_t)carry;
-      carry = (carry >> 64) + (d[i + k] < part);
-      d[i + k] -= part;
-    }
-    u128 left = (u128)d[i + n] - (uint64_t)carry - borrow;
-    d[i + n] = (uint64_t)left;
-    borrow = (uint64_t)(left >> 64) & 1;
-  }
-  for (int i = 2 * n; borrow && i < end; i++) borrow = d[i]-- == 0;
-  return borrow == 0;
-}
-
-/* variance = RN((n Q - S^2) / (n (n - 1))): 2 <= n < 2^32; a negative one means damaged input and gives -1. */
-static double variance_of(const Sum *s, uint32_t n) {
-  if (odd_value(s) != 0.0) return NAN;
-  if (s->square_high <= s->square_low) return 0.0;
-  Total t;
-  uint64_t d[WORK_WORDS], carry = 0;
-  total_of(s, &t);
-  int used = t.sign ? t.high - t.low : 0, base = used && 2 * t.low < s->square_low ? 2 * t.low : s->square_low;
-  int end = used && 2 * t.high > s->square_high ? 2 * t.high : s->square_high;
-  int words = end - base + 1, from = 2 * t.low - base;
-  memset(d, 0, (size_t)words * 8);
-  for (int i = s->square_low; i < s->square_high; i++) {
-    u128 p = (u128)s->square[i] * n + carry;
-    d[i - base] = (uint64_t)p;
-    carry = (uint64_t)(p >> 64);
-  }
-  d[s->square_high - base] = carry;
-  if (used && !take_square(d + from, words - from, t.word + t.low, used)) return -1.0;
-  return round_words(d, words, 64 * base - 2 * UNIT, n, n - 1);
-}
-
-/* Return the sum of an int64 column, or that it does not fit. */
-static int integer_sum(const Sum *s, int64_t *value) {
-  Total t;
-  total_of(s, &t);
-  uint64_t size = t.sign && t.low == UNIT_WORD ? t.word[UNIT_WORD] : 0;
-  if (t.high > UNIT_WORD + 1 || size > (uint64_t)INT64_MAX + (t.sign < 0)) return OVERFLOWED;
-  *value = t.sign < 0 ? (int64_t)(0 - size) : (int64_t)size;
-  return OK;
-}
-
-/* ==== Order statistics ==== */
-
-/* Turn the bits of a double into an integer in the total order, -0.0 before +0.0, and such an integer back. */
-static inline int64_t flipped(int64_t word) { return word ^ (int64_t)((uint64_t)(word >> 63) >> 1); }
-
-/* Map a value to its integer in the total order; every NaN is one, and last. */
-static inline int64_t ordered(int64_t word, int type) {
-  if (type != FLOAT) return word;
-  return (word & INT64_MAX) > INF_BITS ? NAN_BITS : flipped(word);
-}
-
-/* Return the k-th smallest; reorders v (Hoare's quickselect). */
-static int64_t select_value(int64_t *v, int64_t n, int64_t k) {
-  int64_t lo = 0, hi = n - 1;
-  while (lo < hi) {
-    int64_t pivot = v[lo + (hi - lo) / 2], i = lo, j = hi;
-    while (i <= j) {
-      while (v[i] < pivot) i++;
-      while (v[j] > pivot) j--;
-      if (i <= j) {
-        int64_t x = v[i];
-        v[i++] = v[j];
-        v[j--] = x;
-      }
-    }
-    if (k <= j) hi = j;
-    else if (k >= i) lo = i;
-    else break;
-  }
-  return v[k];
-}
-
-/* A set of places below n that finds its k-th: a bitmap, and a Fenwick tree over its words' populations. */
-typedef struct {
-  int64_t words, count;
-  uint64_t *bit;
-  int64_t *tree;
-} Places;
-
-static void places_change(Places *p, int64_t place, int by) {
-  p->bit[place >> 6] ^= (uint64_t)1 << (place & 63);
-  p->count += by;
-  for (int64_t i = (place >> 6) + 1; i <= p->words; i += i & -i) p->tree[i] += by;
-}
-
-static int64_t places_select(const Places *p, int64_t k) {
-  int64_t at = 0, step = 1;
-  while (2 * step <= p->words) step *= 2;
-  for (; step; step /= 2) {
-    if (at + step <= p->words && p->tree[at + step] <= k) {
-      at += step;
-      k -= p->tree[at];
-    }
-  }
-  uint64_t word = p->bit[at];
-  while (k--) word &= word - 1;
-  return at << 6 | __builtin_ctzll(word);
-}
-
-/* The least of any range of values that change: each level holds the minima of 64 of the level below. */
-enum { MAX_LEVELS = 11 };
-typedef struct {
-  int64_t size[MAX_LEVELS], *level[MAX_LEVELS];
-} Minima;
-
-static void minima_set(Minima *m, int64_t place, int64_t value) {
-  int64_t old = m->level[0][place];
-  m->level[0][place] = value;
-  for (int i = 1; i < MAX_LEVELS && m->size[i]; i++) {
-    int64_t *above = m->level[i] + (place >> 6), from = place & ~(int64_t)63, best = value;
-    if (value > old) {
-      if (*above < old) return;
-      for (int64_t k = from; k < from + 64 && k < m->size[i - 1]; k++) {
-        if (m->level[i - 1][k] < best) best = m->level[i - 1][k];
-      }
-    } else if (*above <= value) return;
-    old = *above;
-    *above = value = best;
-    place >>= 6;
-  }
-}
-
-static int64_t minima_over(const Minima *m, int64_t lo, int64_t hi, int64_t best) {
-  for (int i = 0; lo < hi; i++, lo >>= 6, hi >>= 6) {
-    const int64_t *v = m->level[i];
-    for (; lo < hi && lo & 63; lo++) best = v[lo] < best ? v[lo] : best;
-    for (; lo < hi && hi & 63; hi--) best = v[hi - 1] < best ? v[hi - 1] : best;
-  }
-  return best;
-}
-
-/* Sort places by the `depth` words at key + place * stride: a stable merge sort of the runs that are there already, so
- * that nearly sorted input costs little. `spare` is as long as `place`. */
-static inline int after(const int64_t *a, const int64_t *b, int depth) {
-  for (int i = 0; i < depth; i++) {
-    if (a[i] != b[i]) return a[i] > b[i];
-  }
-  return 0;
-}
-
-static int64_t run_end(const int64_t *key, int64_t stride, int depth, const int64_t *place, int64_t i, int64_t n) {
-  while (i < n && !after(key + place[i - 1] * stride, key + place[i] * stride, depth)) i++;
-  return i;
-}
-
-static void sort_places(const int64_t *key, int64_t stride, int depth, int64_t *place, int64_t *spare, int64_t n) {
-  for (int sorted = n < 2; !sorted;) {
-    sorted = 1;
-    for (int64_t a = 0; a < n;) {
-      int64_t b = run_end(key, stride, depth, place, a + 1, n);
-      if (b == n) {
-        if (!sorted) memcpy(spare + a, place + a, (size_t)(n - a) * 8);
-        break;
-      }
-      int64_t end = run_end(key, stride, depth, place, b + 1, n), i = a, j = b;
-      sorted = 0;
-      for (int64_t k = a; k < end; k++) {
-        int right = j < end && (i == b || after(key + place[i] * stride, key + place[j] * stride, depth));
-        spare[k] = place[right ? j++ : i++];
-      }
-      a = end;
-    }
-    if (!sorted) memcpy(place, spare, (size_t)n * 8);
-  }
 }
 
 /* ==== One lane's tally ==== */
@@ -531,7 +162,7 @@ static void begin(Lane *lane, int64_t t, int64_t *words, uint8_t *status) {
 
 /* Make room for n more values in every list. */
 static int reserve(Lane *lane, int64_t n) {
-  if (lane->listed == 0) return 1;
+  if (lane->next >= lane->listed) return 1;
   int64_t most = n;
   for (int c = 0; c < lane->columns; c++) {
     if (lane->need[c].lists && lane->own.column[c].count + n > most) most = lane->own.column[c].count + n;
@@ -559,7 +190,7 @@ static int of_sum(Lane *lane, const Column *column, int kind, int type, int64_t 
     lane->damaged = 1;
     return NONE;
   }
-  if (kind == SUM && type != FLOAT) return integer_sum(&column->sum, word);
+  if (kind == SUM && type != FLOAT) return integer_sum(&column->sum, word) ? OK : OVERFLOWED;
   uint32_t n = (uint32_t)column->count;
   if (kind == STDDEV) {
     if (n < 2) return NONE;
@@ -667,13 +298,14 @@ static void absorb_order(Lane *lane, const Run *run, int c) {
   const Need *need = lane->need + c;
   Column *column = lane->own.column + c;
   int64_t least = column->least, greatest = column->greatest, n = column->count;
+  int listed = need->lists && lane->next < lane->listed;
   if (n == 0) least = INT64_MAX, greatest = INT64_MIN;
   for (const int64_t *e = run->at, *end = e + run->n * run->stride; e < end; e += run->stride) {
     if (!counts(lane, run, e, c)) continue;
     int64_t v = ordered(e[EVENT + c], need->type);
     least = v < least ? v : least;
     greatest = v > greatest ? v : greatest;
-    if (need->lists) column->list[n++] = v;
+    if (listed) column->list[n++] = v;
   }
   column->least = least;
   column->greatest = greatest;
@@ -850,9 +482,11 @@ int64_t read_head(Lane *lane, const int64_t *head, int64_t bytes, int64_t t, int
   begin(lane, t, words, status);
   clear_columns(lane, &lane->own);
   if (head) {
-    if (bytes < HEAD * 8 || bytes % 8 || (head[0] & 255) != FORMAT || (head[0] >> 8 & 255) != lane->columns) return CORRUPT;
-    int64_t sealed = (int64_t)((uint64_t)head[0] >> 32) * entry_words(lane), rest = bytes / 8 - HEAD - sealed;
-    if (rest < 0 || push(lane, head + HEAD, sealed, ANY_LEVEL) || push(lane, head + HEAD + sealed, rest, 0)) return CORRUPT;
+    if (bytes < HEAD * 8 || bytes % 8) return CORRUPT;
+    if ((head[0] & 255) != FORMAT || (head[0] >> 8 & 255) != lane->columns) return CORRUPT;
+    int64_t sealed = (int64_t)((uint64_t)head[0] >> 32) * entry_words(lane), open = bytes / 8 - HEAD - sealed;
+    if (open < 0 || push(lane, head + HEAD, sealed, ANY_LEVEL)) return CORRUPT;
+    if (push(lane, head + HEAD + sealed, open, 0)) return CORRUPT;
   }
   return go_on(lane);
 }
@@ -1012,7 +646,7 @@ static int64_t *gather_rows(const Lane *lane, const Events *events, int64_t keys
   for (int64_t i = 0; i < events->n; i++) {
     int64_t k = events->key[i];
     if (k < 0 || start[k] == start[k + 1]) continue;
-    /* Of the row that comes AHEAD rows later only the place is needed now; it may be taken by then, never far off. */
+    /* By then the place may have moved on by a few rows; what matters is that the page and line are near. */
     if (i + AHEAD < events->n && events->key[i + AHEAD] >= 0) {
       __builtin_prefetch(rows + end[events->key[i + AHEAD]] * stride, 1);
     }
@@ -1187,7 +821,7 @@ static void show(Sweep *s, int64_t place, int by) {
   }
 }
 
-/* Bring every window to the lane's moment. What is too old leaves first, so that late events enter only where they fit. */
+/* Bring every window to the lane's moment. What is too old leaves first: late events then enter only where they fit. */
 static void move_to(Sweep *s) {
   Lane *lane = s->lane;
   while (s->front < s->n && s->rows[s->front * s->stride] < lane->edge) s->front++;

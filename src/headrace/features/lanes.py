@@ -33,7 +33,7 @@ MAX_COLUMNS = 64  # bits of a null mask
 # 96 events of one column are 3,840 bytes, one page; 16 stay open, so that slightly late events stay cheap.
 SEAL, SLACK, FAN, MOST_ENTRIES = 96, 16, 8, 28
 DEPTH = 8  # newest values of each column that a lane with `latest` keeps whatever their age
-NEVER = -(2**63)
+NEVER, END = -(2**63), 2**63 - 1
 HEAD, ORDER, ENTRY = Struct("<Q4q"), Struct("<3q"), Struct("<6q")
 ENTRY_BYTES, PART_BYTES = 48, 112
 
@@ -207,7 +207,7 @@ class Chunks:
             return False
         marks, version, newest, floor, number = HEAD.unpack_from(blob)
         start = HEAD.size + (marks >> 32) * self.entry
-        fits = start < size < start + self.limit - self.event and (size - start) % self.event == 0
+        fits = start < size < start + self.limit - self.event and (size - start) % self.event == 0 and version < END
         order = add[:3]
         if not fits or marks & 0xFFFF != self.marks or ORDER.unpack_from(blob, size - self.event) >= order:
             return False
@@ -260,6 +260,8 @@ class Chunks:
             raise damaged(key, f"format {marks & 255}, {marks >> 8 & 255} columns")
         if end > len(blob) or (len(blob) - end) % self.event:
             raise damaged(key, f"{len(blob)} bytes for {marks >> 32} entries")
+        if not (0 <= version < END and 0 < number < 1 << 32 and floor < END):
+            raise damaged(key, f"version {version}, block {number}, floor {floor}")
         return _Head(marks >> 16 & 255, version, newest, floor, number, blob[HEAD.size : end], blob[end:])
 
     def _apply(self, store: Store, key: bytes, head: _Head, edits: list[tuple[Order, bytes]]) -> None:
@@ -374,7 +376,7 @@ class Chunks:
             return
         old, head.sealed = head.sealed[:end], head.sealed[end:]
         rest = b"".join(reversed(self._survivors(store.get, key, old, self._values(head)))) if self.lane.latest else b""
-        head.floor = self._last(old, end - self.entry)[0] + 1
+        head.floor = min(self._last(old, end - self.entry)[0], END - 2) + 1
         for at in range(0, end, self.entry):
             self._drop(store, key, self._reference(old, at))
         if rest:

@@ -110,7 +110,8 @@ class _Run:
         fresh = RevealBatch(source, _unknown(found.batch.table, known))
         quarantined = 0
         if len(fresh):
-            now = int(pc.max(fresh.table[ARRIVAL]).as_py())
+            # The end of the batch by event time: what a batch does not reach yet is no gap in it.
+            now = int(pc.max(fresh.table[source.time.name]).as_py() or pc.max(fresh.table[ARRIVAL]).as_py())
             verdict = gatekeeper.judge(fresh, now=now, where="run", refused=found.refused, observed=found.observed)
             verdict.raise_if_stopped()
             last = (described.positions.get(f"run/{source.name}") if described else None) or 0

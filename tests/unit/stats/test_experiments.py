@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -21,6 +22,14 @@ def test_bounds_keep_their_error_in_simulation(bounds: list[float]) -> None:
     steps = np.random.default_rng(1).normal(size=(200_000, 4))
     z = np.cumsum(steps, axis=1) / np.sqrt(np.arange(1, 5))
     assert float((np.abs(z) > bounds).any(axis=1).mean()) == pytest.approx(0.05, abs=0.002)
+
+
+def test_a_path_ends_at_either_bound() -> None:
+    z = np.cumsum(np.random.default_rng(3).normal(size=(200_000, 3)), axis=1) / np.sqrt(np.arange(1, 4))
+    either, upper = (np.abs(z) > 0.6).any(axis=1).mean(), (z > 0.6).any(axis=1).mean()
+    assert 2 * float(sequential.exit_probabilities([0.6] * 3).sum()) == pytest.approx(float(either), abs=0.004)
+    one_sided = sequential.exit_probabilities([0.6] * 3, symmetric=False)
+    assert float(one_sided.sum()) == pytest.approx(float(upper), abs=0.004)
 
 
 def test_power_of_a_design_in_simulation() -> None:
@@ -176,10 +185,11 @@ RIVER = {  # what river 0.26.1 signals on the streams of seeds 1 to 4
 def test_detectors_signal_where_river_does(name: str, seed: int) -> None:
     rng = random.Random(seed)
     stream = [float(rng.random() < rate) for rate in (0.3, 0.45, 0.2, 0.6, 0.1) for _ in range(600)]
-    detector: streams.Detector = {
+    makers: dict[str, Callable[[], streams.Detector]] = {
         "Adwin": lambda: streams.Adwin(0.05),
         "PageHinkley": lambda: streams.PageHinkley(threshold=25),
         "ErrorRate": streams.ErrorRate,
         "HoeffdingMean": streams.HoeffdingMean,
-    }[name]()
+    }
+    detector = makers[name]()
     assert [row for row, value in enumerate(stream) if detector.update(value)] == RIVER[name][seed - 1]
