@@ -193,7 +193,8 @@ class ControlLoop:
         body: dict[str, Any] = {"start": start, "end": end, "managed": managed.to_dict()}
         if frozen is not None:
             body |= {"frozen": self.live.metric("auc", start, end, now=now, version=frozen).to_dict()}
-        body |= {"traffic": self.live.traffic(now - WEEK, now), "frozen_version": frozen}
+        days = range(now - WEEK, now, DAY)
+        body |= {"traffic": [[day, self.live.traffic(day, day + DAY)] for day in days], "frozen_version": frozen}
         delays = self.live.delays(now, matured=self.project.plan.mature, over=WEEK)
         self.record("performance", self.project.name, body | {"delays": delays.to_dict()})
 

@@ -106,8 +106,10 @@ def _weeks(records: list[Record]) -> tuple[Week, ...]:
 def _traffic(records: list[Record]) -> tuple[TrafficDay, ...]:
     found = []
     for record in records:
-        answered = {"" if name == "fallback" else _short(name): n for name, n in record.body["traffic"].items()}
-        found.append(TrafficDay(record.at - WEEK, answered))
+        for day, counts in record.body["traffic"]:
+            answered = {"" if name == "fallback" else _short(name): n for name, n in counts.items()}
+            if answered:
+                found.append(TrafficDay(day, answered))
     return tuple(found)
 
 
