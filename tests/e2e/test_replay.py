@@ -32,7 +32,9 @@ from headrace.storage.ledger import Record
 SPAN = ("2024-01-01", "2024-03-25")
 
 
-def plan(span: tuple[str, str] = SPAN, *, faults: list[str] | None = None, seed: int = 3, freeze: str | None = None) -> ReplayPlan:
+def plan(
+    span: tuple[str, str] = SPAN, *, faults: list[str] | None = None, seed: int = 3, freeze: str | None = None
+) -> ReplayPlan:
     return ReplayPlan.parse(*span, seed=seed, faults=faults or [], freeze=freeze)
 
 
@@ -47,7 +49,9 @@ def lived(orders: Project, tmp_path_factory: pytest.TempPathFactory) -> tuple[Re
     return replay(orders, plan(freeze="2024-02-20"), state=str(state), progress=Silent()), state
 
 
-def test_the_loop_trains_gates_promotes_and_logs_every_answer(orders: Project, lived: tuple[ReplayResult, Path]) -> None:
+def test_the_loop_trains_gates_promotes_and_logs_every_answer(
+    orders: Project, lived: tuple[ReplayResult, Path]
+) -> None:
     result, state = lived
     kinds = Counter(record.kind for record in records_of(orders, state))
     assert result.predictions == 84 * 60
@@ -73,7 +77,10 @@ def offline_differs(project: Project, state: Path, limit: int) -> tuple[int, int
     chosen = np.random.default_rng(0).permutation(len(logged))[:limit]
     asked = [logged[i] for i in chosen]
     rows = pa.table(
-        {c.name: pa.array([p.request.get(c.name) for p in asked], arrow_type(c.dtype)) for c in project.plan.rows.columns}
+        {
+            c.name: pa.array([p.request.get(c.name) for p in asked], arrow_type(c.dtype))
+            for c in project.plan.rows.columns
+        }
     )
     t = np.array([p.t for p in asked], np.int64)
     computed = OfflineFeatures(project.plan, histories_of(project.plan, reveals, 2**62)).compute(rows, t)
@@ -143,7 +150,9 @@ def in_another_process(project: Project, wanted: ReplayPlan, state: Path, *, cor
     told |= {"start": wanted.start.isoformat(), "end": wanted.end.isoformat(), "seed": wanted.seed}
     told |= {"freeze": None if wanted.freeze is None else wanted.freeze.isoformat()}
     command = [sys.executable, "-c", CHILD, json.dumps(told)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     found: dict[str, str] = json.loads(done.stdout)
     return found
 

@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace.core.errors import Corrupt
 from headrace.features.windows import Lane, LaneEvents, OnlineLane, Output, ValueType, scan
 
 FLOAT, INT, BOOL, REF = ValueType
@@ -140,7 +141,8 @@ def by_scan(lane: Lane, outputs: list[Output], rows: Histories, asked: list[tupl
     for row in rows:
         ends = [v.arrival for v in row[1:]] + [NEVER]
         found += [(v, end) for v, end in zip(row, ends, strict=True) if v.key is not None]
-    found = found[::-1]
+    # Rows may come in any order; moments in order with ties the wrong way round look sorted already.
+    found.sort(key=lambda f: (f[0].moment, -f[0].arrival, -f[0].row), reverse=how == "sweep")
     n, m = len(found), len(lane.values)
     plain = np.array([(v.key, *v.order, end) for v, end in found], np.int64).reshape(n, 5)
     words = [[word_of(0 if x is None else x) for x in v.values] for v, _ in found]
@@ -177,7 +179,8 @@ def stored(online: OnlineLane, store: Memory, key: int, t: int) -> list[tuple[in
     return list(zip(online.words.tolist(), online.status.tolist(), strict=True))
 
 
-def all_outputs(lane: Lane, shares: tuple[float, ...] = (0.0, 0.25, 0.5, 0.9)) -> list[Output]:
+def all_outputs(lane: Lane, shares: tuple[float, ...]) -> list[Output]:
+    """Return every output; without shares no quantile makes reads go down to events where summaries would do."""
     found = [Output(None, "count", w, None) for w in lane.windows]
     for c, kind in enumerate(lane.values):
         found += [Output(c, "latest", None, age) for age in (None, 0, 3, 20)] if lane.latest else []
@@ -195,6 +198,8 @@ PALETTES: list[st.SearchStrategy[float]] = [
     st.sampled_from([math.inf, -math.inf, math.nan, 1.5, -1.7e308]),
     st.floats(),
 ]
+# Shares that are exact in binary: others have two meanings where share * n is nearly an integer.
+SHARES: st.SearchStrategy[tuple[float, ...]] = st.sampled_from([(), (0.0, 0.25, 0.5, 0.875, 1.0)])
 EDGES = [2**63 - 1, 2**63 - 2, -(2**63), -(2**63) + 1, 2**62, -(2**62), 1, -1, 0]
 
 
@@ -212,6 +217,8 @@ def histories(draw: st.DrawFn) -> tuple[Lane, Histories]:
     values = st.tuples(*(st.none() | pools[k] | pools[k] for k in kinds))
     version = st.tuples(st.integers(-5, 20), st.sampled_from([0, 0, 0, 1, None]), st.integers(-15, 25), values)
     drawn = draw(st.lists(st.lists(version, min_size=1, max_size=3), max_size=16))
+    # Blocks begin beyond some 16 events of a key, more than would be drawn one by one.
+    drawn += [[(a, k, w + 1, x) for a, k, w, x in history] for history in drawn * draw(st.sampled_from([0, 3]))]
     rows = []
     for i, history in enumerate(drawn):
         arrivals = sorted(v[0] for v in history)
@@ -232,12 +239,12 @@ def shuffled(rows: Histories, order: random.Random) -> list[tuple[Version | None
 
 
 @settings(max_examples=200)
-@given(histories(), st.sampled_from([1, 2, 3, 96]), st.randoms(use_true_random=False))
+@given(histories(), st.sampled_from([1, 2, 3, 96]), SHARES, st.randoms(use_true_random=False))
 def test_any_order_of_changes_is_the_scan_and_the_definition(
-    case: tuple[Lane, Histories], seal: int, order: random.Random
+    case: tuple[Lane, Histories], seal: int, shares: tuple[float, ...], order: random.Random
 ) -> None:
     lane, rows = case
-    outputs = all_outputs(lane)
+    outputs = all_outputs(lane, shares)
     newest = max([v.arrival for row in rows for v in row], default=0)
     final = [(k, newest + d) for d in (0, 1, 7, 30) for k in (0, 1, 2)]
     asked = [(k, t) for t in order.sample(range(-10, 30), 6) for k in (0, 1)] + final
@@ -260,10 +267,12 @@ def long_log(r: random.Random, lane: Lane, n: int) -> list[tuple[Version | None,
     """Make steps in order of arrival: mostly in time, some late, far too late, tied, ahead, corrected or taken out."""
     held: list[Version] = []
     steps: list[tuple[Version | None, Version]] = []
+    missing = [r.choice([0.2, 0.98]) for _ in lane.values]  # a rare value must outlive its window as the latest
     for i in range(n):
-        arrival, lateness = i // 2, r.choice([0, 0, 0, 1, 2, 7, -3, r.randrange(2 * lane.keep)])
-        value = r.choice([0.1 * r.randrange(99), 1e16, -1e16, 1.7e308, -0.0, None])
-        values = tuple(r.choice([None, r.choice(EDGES)]) if k is INT else value for k in lane.values)
+        arrival, lateness = i // 2, r.choice([0, 0, 0, 1, 2, 7, -r.randrange(100), r.randrange(2 * lane.keep)])
+        value = r.choice([0.1 * r.randrange(99), 1e16, -1e16, 1.7e308, -0.0])
+        values = [r.choice(EDGES) if kind is INT else value for kind in lane.values]
+        values = [None if r.random() < rare else x for x, rare in zip(values, missing, strict=True)]
         # Half of what changes is recent, so that windows notice.
         place = (
             (r.randrange(max(len(held) - 20, 0), len(held)) if r.random() < 0.5 else r.randrange(len(held)))
@@ -272,7 +281,7 @@ def long_log(r: random.Random, lane: Lane, n: int) -> list[tuple[Version | None,
         )
         old = held.pop(place) if held and r.random() < 0.2 else None
         row, key = (r.randrange(2**63), 0) if old is None else (old.row, r.choice([0, 0, None]))
-        new = Version(row, arrival, key, arrival - lateness, values)
+        new = Version(row, arrival, key, arrival - lateness, tuple(values))
         steps.append((old, new))
         if key is not None:
             held.append(new)
@@ -287,29 +296,41 @@ def long_log(r: random.Random, lane: Lane, n: int) -> list[tuple[Version | None,
     st.booleans(),
     st.sampled_from([2, 3, 8]),
     st.sampled_from([(FLOAT,), (FLOAT, INT), (INT, FLOAT, FLOAT)]),
+    SHARES,
 )
 def test_dropping_old_events_changes_no_read_from_the_newest_arrival_on(
-    seed: int, windows: tuple[int, ...], state: bool, latest: bool, seal: int, kinds: tuple[ValueType, ...]
+    seed: int,
+    windows: tuple[int, ...],
+    state: bool,
+    latest: bool,
+    seal: int,
+    kinds: tuple[ValueType, ...],
+    shares: tuple[float, ...],
 ) -> None:
     r = random.Random(seed)
     lane = Lane(kinds, windows, state, windows[-1] + r.randrange(3), latest)
-    outputs = all_outputs(lane, (0.5,))
+    outputs = all_outputs(lane, shares)
     thrifty = OnlineLane(lane, outputs, seal=seal)
     hoarding = OnlineLane(Lane(kinds, windows, state, FOR_EVER, latest), outputs, seal=seal)
-    small, large, current = Memory(), Memory(), {}
+    small, large = Memory(), Memory()
+    histories: dict[int, list[Version]] = {}
     for i, (old, new) in enumerate(long_log(r, lane, 500)):
         for online, store in ((thrifty, small), (hoarding, large)):
             write(online, store, old, new, split=False)
-        current[new.row] = [new]
+        histories.setdefault(new.row, []).append(new)
         if i % 50 != 49:
             continue
         for t in (new.arrival, new.arrival + 1, new.arrival + r.randrange(90)):
-            wanted = by_definition(lane, outputs, list(current.values()), 0, t)
+            wanted = by_definition(lane, outputs, list(histories.values()), 0, t)
             assert stored(hoarding, large, 0, t) == wanted
             got = stored(thrifty, small, 0, t)
             if thrifty.needs_rebuild(small.get, b"0"):
                 got = [w if o.aggregate == "latest" else g for g, w, o in zip(got, wanted, outputs, strict=True)]
             assert got == wanted
+    asked = [(0, r.randrange(-20, 320)) for _ in range(8)]
+    wanted_then = [by_definition(lane, outputs, list(histories.values()), k, t) for k, t in asked]
+    for how in ("plain", "sweep"):
+        assert by_scan(lane, outputs, list(histories.values()), asked, how) == wanted_then
     kept = [e[:3] for e in thrifty.events(small.get, b"0")]
     everything = [e[:3] for e in hoarding.events(large.get, b"0")]
     assert set(kept) < set(everything)
@@ -378,6 +399,37 @@ for _ in range(rounds):
         tries(lambda: readers[0].change(copy, b"k", (add, 800, 1, event), remove))
 print(found["value"], found["corrupt"])
 """
+
+
+def test_levels_without_end_are_corrupt() -> None:
+    lane, store = Lane((INT,), (10_000,), keep=10_000), Memory()
+    online = OnlineLane(lane, [Output(0, "quantile", 10_000, 0.5)], seal=4)
+    for i in range(21):
+        online.change(store, b"0", (i, i, i, lane.pack([i])), None)
+    head = store[b"0"]
+    entry = head[40 : 40 + 48 + 112]
+    for level in range(40, 0, -1):
+        below = entry[:32] + (level << 8 | level - 1).to_bytes(8, "little") + entry[40:]
+        store[b"0c" + (level + 1).to_bytes(4, "big")] = below
+    store[b"0"] = head[:40] + entry[:32] + (41 << 8 | 40).to_bytes(8, "little") + head[80:]
+    with pytest.raises(Corrupt):
+        online.read(store.get, b"0", 100)
+
+
+def test_more_entries_than_a_head_has_room_for_are_corrupt() -> None:
+    lane, store = Lane((INT,), (10_000,), keep=10_000), Memory()
+    online = OnlineLane(lane, [Output(0, "sum", 10_000, None)], seal=4)
+    for i in range(25):
+        online.change(store, b"0", (i, i, i, lane.pack([i])), None)
+    head = store[b"0"]
+    entries = int.from_bytes(head[4:8], "little")
+    for claimed in [*range(len(head) // 160 + 1, 40), 2**31, 2**32 - 1]:
+        assert claimed > entries
+        store[b"0"] = head[:4] + claimed.to_bytes(4, "little") + head[8:]
+        with pytest.raises(Corrupt):
+            online.read(store.get, b"0", 100)
+        with pytest.raises(Corrupt):
+            online.events(store.get, b"0")
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -261,7 +261,7 @@ def test_blocks_and_levels_of_hot_keys_change_no_bit(seed: int, lane: Lane, seal
     r = random.Random(seed)
     lane = Lane(lane.values, lane.windows + (150, 400), lane.state, 420, lane.latest)
     log, outputs = busy_log(r, lane, n, 300), all_outputs(lane)
-    asked = [(k, r.randrange(-n // 4, n // 4 + 200)) for k in (0, 0, 0, 1)]
+    asked = [(k, r.randrange(-n // 4, n // 4 + 200)) for k in (0, 0, 0, 0, 0, 0, 1, 1)]
     wanted = [bits(naive(lane, outputs, log, k, t)) for k, t in asked]
     for how in ("plain", "sweep"):
         assert offline(lane, outputs, log, asked, how) == wanted

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from headrace.core.errors import HeadraceError, Unavailable
+from headrace.core.errors import Unavailable
 from headrace.core.expressions import Column
 from headrace.core.identity import encode_key
 from headrace.features.online import OnlineFeatures
@@ -138,11 +139,15 @@ class Core:
         return score, 0 if score is not None else ERROR
 
     def _try(self, variant: Variant, vector: FeatureVector) -> float | None:
-        """Return a variant's score, None if it fails: the log keeps the failure, and the rollout's rules count it."""
+        """Return a variant's score, None if it fails or is no number: the log keeps that, and the rollout's rules count it.
+
+        A model may raise anything (ONNX Runtime's errors are plain exceptions), and no version may take another's answer.
+        """
         try:
-            return variant.scorer.score_one(vector)
-        except (HeadraceError, RuntimeError, ValueError):
+            score = float(variant.scorer.score_one(vector))
+        except Exception:  # noqa: BLE001 - recorded as a failure of this version, in the log and in the answer
             return None
+        return score if math.isfinite(score) else None
 
     def _stand_in(
         self,

@@ -6,6 +6,7 @@ Routes: `POST /v1/predict/{pipeline}`; `GET /v2`, `/v2/health/live`, `/v2/health
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,11 @@ from headrace.serving.record import CACHED, FALLBACK, MODELLED
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+_Handler = Callable[[Message, Receive], Awaitable[bytes]]
+PROMETHEUS = b"text/plain; version=0.0.4; charset=utf-8"
+TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+ELSE = bytes(set(range(256)) - set(b"[]{}"))
+CONTAINERS_PER_ROW = 16
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -97,56 +103,76 @@ class App:
 
     def __init__(self, service: Service, limits: Limits | None = None) -> None:
         self.service, self.limits, self.metrics = service, limits or Limits(), Metrics()
+        model = f"/v2/models/{service.name}"
+        self.routes: dict[str, tuple[str, str, _Handler]] = {
+            f"/v1/predict/{service.name}": ("predict", "POST", self._on_predict),
+            f"{model}/infer": ("infer", "POST", self._on_infer),
+            model: ("metadata", "GET", self._on_metadata),
+            f"{model}/ready": ("ready", "GET", self._on_ready),
+            "/v2/health/ready": ("ready", "GET", self._on_ready),
+            "/v2/health/live": ("live", "GET", self._on_live),
+            "/v2": ("server", "GET", self._on_server),
+            "/metrics": ("metrics", "GET", self._on_metrics),
+        }
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one connection's request."""
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
             return
-        if scope["type"] != "http":
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
             return
-        route, status, body = "other", 500, b""
-        headers: tuple[tuple[bytes, bytes], ...] = ()
+        route, allowed, answer = self.routes.get(scope["path"], ("other", "", None))
         try:
-            route, kind, body = await self._route(scope, receive)
-            status, headers = 200, ((b"content-type", kind),)
+            if answer is None:
+                raise _no_path(scope["path"], self.service.name)
+            if scope["method"] != allowed:
+                raise _not_allowed(scope["method"], allowed)
+            body = await answer(scope, receive)
         except _Refusal as refusal:
-            status, body = refusal.status, orjson.dumps(refusal.body)
-            headers = ((b"content-type", b"application/json"), *refusal.headers)
+            await self._send(send, route, refusal.status, orjson.dumps(refusal.body), *refusal.headers)
         except Unavailable as error:
-            status, body = 503, orjson.dumps({"error": error.what})
-            headers = ((b"content-type", b"application/json"), (b"retry-after", b"1"))
+            told = {"error": error.what} | ({"next": error.next_step} if error.next_step else {})
+            await self._send(send, route, 503, orjson.dumps(told), (b"retry-after", b"1"))
+        except Exception:
+            # The caller learns that it failed, the operator's log (uvicorn's) why.
+            await self._send(send, route, 500, orjson.dumps({"error": "an internal error; the server's log says more"}))
+            raise
+        else:
+            await self._send(send, route, 200, body)
+
+    async def _send(self, send: Send, route: str, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
         self.metrics.requests.labels(route, str(status)).inc()
-        length = (b"content-length", str(len(body)).encode())
-        await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+        kind = PROMETHEUS if route == "metrics" and status == 200 else b"application/json"
+        standing = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": [*standing, *headers]})
         await send({"type": "http.response.body", "body": body})
 
-    async def _route(self, scope: Message, receive: Receive) -> tuple[str, bytes, bytes]:
-        method, path, name = scope["method"], scope["path"], self.service.name
-        json = b"application/json"
-        if path == f"/v1/predict/{name}":
-            _only(method, "POST")
-            return "predict", json, self._predict(await self._json(scope, receive))
-        if path == f"/v2/models/{name}/infer":
-            _only(method, "POST")
-            return "infer", json, self._infer(await self._json(scope, receive))
-        _only(method, "GET")
-        if path == "/metrics":
-            return "metrics", b"text/plain; version=0.0.4; charset=utf-8", self.metrics.page()
-        if path == "/v2":
-            return "server", json, orjson.dumps({"name": "headrace", "version": __version__, "extensions": []})
-        if path == "/v2/health/live":
-            return "live", json, orjson.dumps({"live": True})
-        if path in ("/v2/health/ready", f"/v2/models/{name}/ready"):
-            if self.service.version is None:
-                raise _Refusal(
-                    503, "no model serves yet", next_step=f"headrace run {name}", headers=[(b"retry-after", b"5")]
-                )
-            return "ready", json, orjson.dumps({"ready": True, "name": name})
-        if path == f"/v2/models/{name}":
-            return "metadata", json, self._metadata()
-        asked = path.split("/")[3] if path.startswith(("/v1/predict/", "/v2/models/")) else ""
-        raise _Refusal(404, f"no model {asked[:80]!r}" if asked else "no such path", next_step=f"models: {name}")
+    async def _on_predict(self, scope: Message, receive: Receive) -> bytes:
+        return self._predict(await self._json(scope, receive))
+
+    async def _on_infer(self, scope: Message, receive: Receive) -> bytes:
+        return self._infer(await self._json(scope, receive))
+
+    async def _on_metrics(self, scope: Message, receive: Receive) -> bytes:
+        return self.metrics.page()
+
+    async def _on_server(self, scope: Message, receive: Receive) -> bytes:
+        return orjson.dumps({"name": "headrace", "version": __version__, "extensions": []})
+
+    async def _on_live(self, scope: Message, receive: Receive) -> bytes:
+        return orjson.dumps({"live": True})
+
+    async def _on_ready(self, scope: Message, receive: Receive) -> bytes:
+        name = self.service.name
+        if self.service.version is None:
+            step = f"headrace run {name}"
+            raise _Refusal(503, "no model serves yet", next_step=step, headers=[(b"retry-after", b"5")])
+        return orjson.dumps({"ready": True, "name": name})
+
+    async def _on_metadata(self, scope: Message, receive: Receive) -> bytes:
+        return self._metadata()
 
     async def _json(self, scope: Message, receive: Receive) -> Any:
         declared = dict(scope["headers"]).get(b"content-length", b"0")
@@ -164,12 +190,20 @@ class App:
             if not message.get("more_body"):
                 break
         content = b"".join(parts)
-        if _depth(content) > self.limits.json_depth:
-            raise _Refusal(400, "JSON nested too deeply", next_step=f"at most {self.limits.json_depth} levels")
+        self._check_nesting(content)
         try:
             return orjson.loads(content)
         except orjson.JSONDecodeError as error:
             raise _Refusal(400, f"not JSON: {error.msg}", next_step='send {"rows": [{…}]}') from error
+
+    def _check_nesting(self, content: bytes) -> None:
+        """Refuse what would nest deeper than the limit or cost far more memory than its bytes, before it is parsed."""
+        brackets = TEXT.sub(b"", content).translate(None, ELSE)
+        if len(brackets) > 2 * CONTAINERS_PER_ROW * self.limits.batch_rows:
+            step = f"at most {CONTAINERS_PER_ROW * self.limits.batch_rows} lists and objects"
+            raise _Refusal(413, "JSON of too many parts", next_step=step)
+        if _depth(brackets) > self.limits.json_depth:
+            raise _Refusal(400, "JSON nested too deeply", next_step=f"at most {self.limits.json_depth} levels")
 
     def _too_large(self) -> _Refusal:
         return _Refusal(413, "the request is too large", next_step=f"at most {self.limits.request_bytes} bytes")
@@ -184,14 +218,17 @@ class App:
         found = self.service.predict(rows)
         shown = [self._shown(one) for one in found]
         if all("error" in one for one in shown):
-            raise _Refusal(
-                422, str(shown[0]["error"]), next_step=str(shown[0].get("next") or shown[0].get("expected") or "")
-            )
+            first = shown[0]
+            status = 422 if any(isinstance(one, DataError) for one in found) else 500
+            raise _Refusal(status, str(first["error"]), next_step=str(first.get("next") or first.get("expected") or ""))
         return orjson.dumps({"predictions": shown})
 
     def _shown(self, one: Answer | HeadraceError) -> dict[str, Any]:
         if isinstance(one, HeadraceError):
             self.metrics.refused.inc()
+            if not isinstance(one, DataError):
+                # The caller's values were right: what went wrong, and where, is the operator's to know.
+                return {"error": one.what.partition(":")[0]}
             told = one.to_dict()
             return {k: told[k] for k in ("got", "expected", "next") if k in told} | {"error": one.what}
         self.metrics.predictions.labels(one.version or "none", one.variant).inc()
@@ -238,28 +275,25 @@ class App:
         return orjson.dumps(answer | {"model_version": self.service.version})
 
 
-def _only(method: str, allowed: str) -> None:
-    if method != allowed:
-        raise _Refusal(405, f"{method} is not allowed here", next_step=allowed, headers=[(b"allow", allowed.encode())])
+def _no_path(path: str, name: str) -> _Refusal:
+    asked = path.split("/")[3] if path.startswith(("/v1/predict/", "/v2/models/")) else ""
+    if not asked or asked == name:
+        return _Refusal(404, "no such path", next_step=f"POST /v1/predict/{name}, GET /v2/models/{name}")
+    return _Refusal(404, f"no model {asked[:80]!r}", next_step=f"models: {name}")
 
 
-def _depth(content: bytes) -> int:
-    """Return how deep brackets nest, texts skipped: orjson itself recurses without a settable bound."""
+def _not_allowed(method: str, allowed: str) -> _Refusal:
+    return _Refusal(
+        405, f"{method[:20]} is not allowed here", next_step=allowed, headers=[(b"allow", allowed.encode())]
+    )
+
+
+def _depth(brackets: bytes) -> int:
+    """Return how deep brackets nest."""
     deepest = depth = 0
-    inside = escaped = False
-    if content.count(b"[") + content.count(b"{") < 2:
-        return 1
-    for byte in content[: 1 << 20]:
-        if inside:
-            inside = escaped or byte != 0x22
-            escaped = byte == 0x5C and not escaped
-        elif byte == 0x22:
-            inside = True
-        elif byte in (0x5B, 0x7B):
-            depth += 1
-            deepest = max(deepest, depth)
-        elif byte in (0x5D, 0x7D):
-            depth -= 1
+    for byte in brackets:
+        depth += 1 if byte in b"[{" else -1
+        deepest = max(deepest, depth)
     return deepest
 
 
@@ -274,7 +308,11 @@ def _tensor(body: Any, width: int, most: int) -> np.ndarray[Any, np.dtype[np.flo
     if len(shape) != 2 or shape[1] != width or not isinstance(shape[0], int) or not 0 < shape[0] <= most:
         raise _Refusal(400, "a tensor of another shape", next_step=f"[1 to {most}, {width}]")
     try:
-        matrix = np.array(data, np.float32).reshape(shape)
+        numbers: np.ndarray[Any, Any] = np.array(data)
+        if numbers.dtype.kind not in "iuf":  # numpy would read "1.5", true and null as numbers
+            raise TypeError(f"data of type {numbers.dtype}")
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused below
+            matrix: np.ndarray[Any, np.dtype[np.float32]] = numbers.astype(np.float32).reshape(shape)
     except (ValueError, TypeError) as error:
         raise _Refusal(
             400, "data do not fill the shape, or are no numbers", next_step=f"{shape[0] * width} numbers"
@@ -310,12 +348,13 @@ def bind(host: str, port: int, *, behind_proxy: bool) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host, port))
-    except OSError as error:
+        found.listen(1024)
+    except (OSError, OverflowError) as error:
         found.close()
         raise ConfigurationError(
             f"port {port} cannot be used",
-            got=error.strerror or str(error),
-            next_step=f"headrace serve … --port {port + 1}",
+            got=getattr(error, "strerror", None) or str(error),
+            expected="a free port from 1 to 65535, or 0 for any",
+            next_step=f"headrace serve … --port {port + 1 if 0 < port < 65535 else 0}",
         ) from error
-    found.listen(1024)
     return found

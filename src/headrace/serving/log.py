@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from headrace.core.errors import Corrupt, UsageError
+from headrace.core.errors import Corrupt, Unavailable, UsageError
 from headrace.core.failpoints import reach
 from headrace.features.record import OK, STATUS, FeatureColumn, FeatureVector
 from headrace.serving import record
@@ -42,8 +42,10 @@ class Block:
 class PredictionLog:
     """Append predictions to numbered segments in a folder; one writer.
 
-    `durable=True` syncs after every `commit`; else the caller commits at least once a window (`headrace serve`: 1 s), and
-    after a crash of the machine at most that window is missing. After a kill nothing that was committed is missing.
+    With `durable=True` every prediction is handed to the operating system before `append` returns its id, so a kill of the
+    process loses none; `commit` syncs to the disk, so after a crash of the machine at most the time since the last one is
+    missing (`headrace serve` commits once a second). `durable=False` writes in groups and leaves syncing to the system,
+    for runs that can be repeated.
     """
 
     def __init__(
@@ -67,9 +69,9 @@ class PredictionLog:
         self.segment, self.count, self.block = segment, 0, Block()
         self._names: dict[str, int] = {}
         self._digest = hashlib.sha256()
-        self._file = open(self.folder / segment_name(segment), "wb", opener=_private)  # noqa: SIM115 - held open
+        self._file = open(self.folder / segment_name(segment), "wb", buffering=0, opener=_private)  # noqa: SIM115 - held open
         header = {"segment": segment, "columns": [[c.name, c.dtype, c.origin] for c in self.columns]}
-        self._frame(b"\x02" + orjson.dumps(header | {"request": list(self.request)}))
+        self._frame(bytes([record.KIND_HEADER]) + orjson.dumps(header | {"request": list(self.request)}))
 
     def append(
         self,
@@ -87,7 +89,11 @@ class PredictionLog:
         shadows: Sequence[tuple[str, float | None]],
         latency_us: float,
     ) -> str:
-        """Add a prediction and return its id; it is on disk after the next `commit`."""
+        """Add a prediction and return its id; it is on disk after the next `commit`.
+
+        Raises:
+            Unavailable: the disk takes no more; nothing that was added is forgotten, and the next call writes it first.
+        """
         codes = [self._names.get(n, -1) for n in (version, variant, threshold)]
         if -1 in codes:
             codes = [self._code(n) for n in (version, variant, threshold)]
@@ -107,6 +113,8 @@ class PredictionLog:
         block.texts.append(texts)
         block.scores.append(score)
         self.count = number + 1
+        if self.durable or len(self._buffer) >= GROUP_BYTES:
+            self._write()
         return prediction_id(self.segment, number)
 
     def _code(self, name: str) -> int:
@@ -119,22 +127,38 @@ class PredictionLog:
         return code
 
     def _frame(self, body: bytes) -> None:
-        self._buffer += FRAME.pack(len(body), zlib.crc32(body)) + body
-        if len(self._buffer) >= GROUP_BYTES:
-            self._write()
+        self._buffer += FRAME.pack(len(body), length_check(len(body)), zlib.crc32(body)) + body
 
     def _write(self) -> None:
-        if self._buffer:
-            self._file.write(self._buffer)
-            self._buffer.clear()
+        """Write what is waiting; after a failure exactly the rest waits, so that no frame is doubled or cut."""
+        try:
+            while self._buffer:
+                del self._buffer[: self._file.write(self._buffer)]
+        except OSError as error:
+            raise self._failed(error) from error
 
     def commit(self) -> None:
-        """Hand everything appended so far to the operating system, and with `durable` to the disk."""
+        """Hand everything appended so far to the operating system, and with `durable` to the disk.
+
+        Raises:
+            Unavailable: the disk is full or fails.
+        """
         self._write()
-        self._file.flush()
-        reach("predictions.before_sync")
-        if self.durable:
-            os.fsync(self._file.fileno())
+        try:
+            reach("predictions.before_sync")
+            if self.durable:
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> Unavailable:
+        return Unavailable(
+            "the prediction log cannot be written",
+            where=segment_name(self.segment),
+            got=error.strerror or str(error),
+            expected=f"{len(self._buffer)} bytes more",
+            next_step="make room on the disk; what waits is written then",
+        )
 
     def seal(self) -> str:
         """Commit the segment and return the digest of its content, measured fields left out."""
@@ -169,20 +193,28 @@ def frames(content: bytes, where: str) -> Iterator[bytes]:
     Raises:
         Corrupt: damage that is not a torn tail.
     """
-    at = 0
+    # A crash of the machine may leave the file's end longer than what reached it: zeros, which are no frame.
+    at, end = 0, len(content.rstrip(b"\0"))
     while at + FRAME.size <= len(content):
-        size, crc = FRAME.unpack_from(content, at)
-        body = content[at + FRAME.size : at + FRAME.size + size]
-        if len(body) < size:
+        size, check, crc = FRAME.unpack_from(content, at)
+        behind = at + FRAME.size
+        if check == length_check(size):
+            behind += size
+            body = content[at + FRAME.size : behind]
+            if len(body) == size and zlib.crc32(body) == crc:
+                yield body
+                at = behind
+                continue
+        if behind >= end:
             return
-        if zlib.crc32(body) != crc:
-            if at + FRAME.size + size >= len(content):
-                return
-            raise Corrupt(
-                "the prediction log is damaged", where=f"{where}, byte {at}", next_step="restore it from a backup"
-            )
-        yield body
-        at += FRAME.size + size
+        raise Corrupt(
+            "the prediction log is damaged", where=f"{where}, byte {at}", next_step="restore it from a backup"
+        )
+
+
+def length_check(size: int) -> int:
+    """Return the CRC-32 of a frame's length: a damaged length must not pass for a frame that was cut off."""
+    return zlib.crc32(size.to_bytes(4, "little"))
 
 
 def read_segment(folder: Path, segment: int) -> Iterator[Prediction]:

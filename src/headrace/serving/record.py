@@ -1,9 +1,10 @@
 """Hold predictions and define how the log keeps them; this module owns the schema of the prediction log.
 
-A frame of a segment is: length (u32), CRC-32 (u32) of what follows, kind (u8), then
+A frame of a segment is: length (u32), CRC-32 (u32) of the length, CRC-32 (u32) of what follows, kind (u8), then
 - kind 0, a name: code (u16), UTF-8 text. Codes stand for versions and variants inside one segment.
 - kind 1, a prediction: `FIXED`, then row id, feature words, statuses, and a JSON array [request, texts, shadows], then
   `MEASURED`: what was measured with a real clock and is left out of every digest.
+- kind 2, the header: JSON with the segment's number, its feature columns and the request's columns; always first.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from typing import Any
 
 FALLBACK, ERROR, CACHED, MODELLED = 1, 2, 4, 8
 EXCLUDED_FROM_DIGEST = ("latency_us",)
-FRAME = Struct("<II")
+FRAME = Struct("<III")
 # number, t, score, codes of version, variant and threshold, decision (2: none), flags, sizes of row id, words, statuses
-FIXED = Struct("<BqqdHHHBBHHH")
+FIXED = Struct("<BqqdHHHBBHII")
 NAME = Struct("<BH")
 MEASURED = Struct("<f")
-KIND_NAME, KIND_PREDICTION = 0, 1
+KIND_NAME, KIND_PREDICTION, KIND_HEADER = 0, 1, 2
 NO_DECISION = 2
 
 

@@ -38,7 +38,9 @@ def conditions(numbers: st.SearchStrategy[Expr[Any]]) -> st.SearchStrategy[Expr[
         st.just(T.b),
     )
     logic = [lambda a, b: a & b, lambda a, b: a | b, lambda a, b: ~a | b]
-    return st.recursive(simple, lambda i: st.builds(lambda f, a, b: f(a, b), st.sampled_from(logic), i, i), max_leaves=4)
+    return st.recursive(
+        simple, lambda i: st.builds(lambda f, a, b: f(a, b), st.sampled_from(logic), i, i), max_leaves=4
+    )
 
 
 EXPRS = st.recursive(NUMBERS, combine, max_leaves=5)

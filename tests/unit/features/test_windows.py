@@ -226,6 +226,21 @@ def test_a_hot_key_keeps_a_small_head() -> None:
     assert asked == [KEY]
 
 
+def test_announced_events_count_from_their_moment_also_out_of_blocks() -> None:
+    lane = Lane((FLOAT,), (50,), keep=100)
+    online, store = OnlineLane(lane, [Output(0, "sum", 50, None)], seal=4), Memory()
+    for moment in range(1, 41):
+        online.change(store, KEY, (moment, 0, moment, lane.pack([float(moment)])), None)
+    assert [read(online, store, t) for t in (1, 2, 11, 41)] == [["null"], [1.0], [55.0], [820.0]]
+
+
+def test_a_latest_value_keeps_its_own_age_inside_a_block() -> None:
+    lane, outputs = Lane((FLOAT, INT), (), keep=100, latest=True), [Output(0, "latest", None, 30)]
+    events: list[tuple[int, Any]] = [(0, [1.0, 0])] + [(i, [None, i]) for i in range(1, 24)]
+    online, store = filled(lane, outputs, events, seal=4)
+    assert [read(online, store, t) for t in (30, 31)] == [[1.0], ["expired"]]
+
+
 def test_results_go_straight_into_a_callers_row() -> None:
     lane = Lane((FLOAT,), (10,), keep=10)
     online, store = filled(lane, [Output(0, "sum", 10, None), Output(0, "count", 10, None)], [(1, [0.5])])
@@ -349,6 +364,28 @@ def test_offline_an_event_counts_from_its_arrival_until_it_is_superseded(method:
     words, status = scan(lane, [Output(0, "sum", 100, None)], events, np.array([0] * 6 + [1]), t, method=method)
     assert words.view(np.float64)[:, 0][status[:, 0] == 0].tolist() == [1.0, 1.0, 8.0, 8.0, 4.0]
     assert status[:, 0].tolist() == [STATUS_NULL, 0, 0, 0, 0, STATUS_NULL, 0]
+
+
+@pytest.mark.parametrize("method", ["plain", "sweep", "auto"])
+@pytest.mark.parametrize("odd", [math.inf, -math.inf, math.nan])
+def test_offline_infinities_and_nan_leave_with_their_window(method: Any, odd: float) -> None:
+    lane, outputs = Lane((FLOAT,), (2,)), [Output(0, a, 2, None) for a in ("sum", "stddev", "max")]
+    events = table([(0, i, i, NEVER, i, v) for i, v in enumerate([1.0, odd, 3.0, 5.0, 9.0])])
+    t = np.array([2, 3, 4, 5])
+    words, _ = scan(lane, outputs, events, np.zeros(4, np.int64), t, method=method)
+    found = words.view(np.float64)
+    assert [math.isfinite(v) for v in found[:, 0]] == [False, False, True, True]
+    assert found[2:].tolist() == [[8.0, math.sqrt(2), 5.0], [14.0, math.sqrt(8), 9.0]]
+
+
+@pytest.mark.parametrize("method", ["plain", "sweep", "auto"])
+def test_offline_extremes_that_are_superseded_are_gone(method: Any) -> None:
+    lane, outputs = Lane((FLOAT,), (5000,)), [Output(0, a, 5000, None) for a in ("min", "max")]
+    rows = [(0, i, i, NEVER, i, float(abs(i - 500))) for i in range(1000)]
+    rows[500], rows[0] = (0, 500, 500, 1100, 500, -9.0), (0, 0, 0, 1200, 0, 999.0)
+    t = np.array([1099, 1100, 1199, 1200])
+    words, _ = scan(lane, outputs, table(rows), np.zeros(4, np.int64), t, method=method)
+    assert words.view(np.float64).tolist() == [[-9.0, 999.0], [1.0, 999.0], [1.0, 999.0], [1.0, 499.0]]
 
 
 @pytest.mark.parametrize("method", ["plain", "sweep", "auto"])

@@ -1,0 +1,73 @@
+"""What README and tutorial promise is true: files, commands, verbs, the refused leak."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from headrace.cli.main import app
+from headrace.core.errors import LeakageError
+from headrace.features.plan import plan_dataset
+from headrace.pipelines.project import import_file
+
+ROOT = Path(__file__).parents[2]
+PAGES = ["README.md", "docs/tutorial.md", "CONTRIBUTING.md", "docs/decisions/README.md"]
+FLIGHTS = ROOT / "examples" / "flights" / "flights.py"
+
+
+def verbs() -> set[str]:
+    command = typer.main.get_command(app)
+    found = set(command.commands)  # type: ignore[attr-defined]
+    return found | {f"{name} {sub}" for name in ("audit", "online") for sub in command.commands[name].commands}  # type: ignore[attr-defined]
+
+
+def test_every_command_in_the_documentation_exists() -> None:
+    known = verbs()
+    for page in PAGES:
+        for line in re.findall(r"headrace ([a-z]+(?: [a-z]+)?)", (ROOT / page).read_text()):
+            assert line in known or line.split()[0] in known or line.split()[0] in {"new"}, f"{page}: headrace {line}"
+
+
+def test_every_verb_of_the_command_line_takes_json() -> None:
+    command = typer.main.get_command(app)
+    for name, verb in command.commands.items():  # type: ignore[attr-defined]
+        for one in getattr(verb, "commands", {"": verb}).values():
+            assert any("--json" in p.opts for p in one.params), name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page: str) -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
+        assert (ROOT / page).parent.joinpath(link).exists(), link
+
+
+def test_the_leak_is_refused_as_the_pages_show(tmp_path: Path) -> None:
+    text = FLIGHTS.read_text()
+    where = "        Flights.distance_km,\n"
+    (tmp_path / "leaky.py").write_text(text.replace(where, where + "        Flights.dep_delay,\n", 1))
+    module = import_file(tmp_path / "leaky.py")
+    sys.path.remove(str(tmp_path))
+    with pytest.raises(LeakageError) as error:
+        plan_dataset(module.dataset)
+    shown = str(error.value).splitlines()
+    for page in ("README.md", "docs/tutorial.md"):
+        told = (ROOT / page).read_text()
+        for line in [shown[0], *shown[2:]]:
+            assert line in told, f"{page} lacks: {line}"
+
+
+def test_the_readme_shows_lines_that_the_example_has() -> None:
+    """The shortened file in the README may leave out, not invent."""
+    source = " ".join(FLIGHTS.read_text().split())
+    block = (ROOT / "README.md").read_text().split("```python")[1].split("```")[0]
+    for piece in (
+        'hr.mean(Flights.dep_delay).over("1h", "3h", "24h")',
+        'hr.metric("auc") >= 0.66',
+        'known_at = sched_dep - "30d"',
+    ):
+        assert piece in block
+        assert piece in source
