@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import click
+import typer
 
 from headrace.core.errors import HeadraceError
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 5.0
 INTERRUPTED = 130
+# typer carries its own copy of click, whose base class for wrong use it exports through this one only.
+WRONG_USE: Any = typer.BadParameter.__mro__[2]
 
 
 class Output:
@@ -92,12 +94,12 @@ def finish(command: Callable[[], Any], *, as_json: bool) -> int:
     try:
         code = command()
         return code if isinstance(code, int) else 0
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         return int(stop.exit_code)
-    except click.ClickException as error:
+    except WRONG_USE as error:
         error.show()
         return 2
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write("\nstopped; what was done is kept, and the same command goes on from there\n")
         return INTERRUPTED
     except HeadraceError as error:

@@ -625,14 +625,13 @@ static int64_t count_events(const Events *events, const Labels *labels, int64_t 
 /* Rows of thousands of keys are written in turn, each to another page: large pages make that several times faster. */
 static int64_t *take_large(int64_t words) {
   size_t page = (size_t)1 << 21, bytes = ((size_t)words * 8 + page) & ~(page - 1);
+  if (bytes == page) return malloc((size_t)words * 8 + 8);
   int64_t *at = aligned_alloc(page, bytes);
 #ifdef MADV_HUGEPAGE
   if (at) madvise(at, bytes, MADV_HUGEPAGE);
 #endif
   return at;
 }
-
-enum { AHEAD = 16 };
 
 static int64_t *gather_rows(const Lane *lane, const Events *events, int64_t keys, const int64_t *start) {
   int64_t m = lane->columns, stride = EVENT + m + 1;
@@ -646,19 +645,16 @@ static int64_t *gather_rows(const Lane *lane, const Events *events, int64_t keys
   for (int64_t i = 0; i < events->n; i++) {
     int64_t k = events->key[i];
     if (k < 0 || start[k] == start[k + 1]) continue;
-    /* By then the place may have moved on by a few rows; what matters is that the page and line are near. */
-    if (i + AHEAD < events->n && events->key[i + AHEAD] >= 0) {
-      __builtin_prefetch(rows + end[events->key[i + AHEAD]] * stride, 1);
-    }
     int64_t *row = rows + end[k]++ * stride;
     row[MOMENT] = events->moment[i];
     row[ARRIVAL] = events->arrival[i];
     row[ROW] = events->row[i];
-    row[MASK] = 0;
+    uint64_t mask = 0;
     for (int64_t c = 0; c < m; c++) {
       row[EVENT + c] = events->words[i * m + c];
-      row[MASK] |= (int64_t)(events->null[i * m + c] != 0) << c;
+      mask |= (uint64_t)(events->null[i * m + c] != 0) << c;
     }
+    row[MASK] = (int64_t)mask;
     row[EVENT + m] = events->until[i];
   }
   free(end);
@@ -880,7 +876,7 @@ static int sweep_pays(const Lane *lane, const int64_t *rows, int64_t n, int64_t 
     seen = fmax(seen, (double)n / (double)values);
   }
   double ranks = lane->listed ? 20.0 : 2.0;
-  return (double)labels * seen * (lane->listed ? 3.0 : 1.0) > (double)n * (ranks + 2.5 * lane->windows);
+  return (double)labels * seen * (lane->listed ? 3.0 : 1.0) > (double)n * (ranks + 0.75 * lane->windows);
 }
 
 static int64_t scan_key(Lane *lane, const int64_t *rows, int64_t n, const Labels *labels, int64_t from, int64_t to,

@@ -195,7 +195,8 @@ class ControlLoop:
             body |= {"frozen": self.live.metric("auc", start, end, now=now, version=frozen).to_dict()}
         days = range(now - WEEK, now, DAY)
         body |= {"traffic": [[day, self.live.traffic(day, day + DAY)] for day in days], "frozen_version": frozen}
-        delays = self.live.delays(now, matured=self.project.plan.mature, over=WEEK)
+        # A week later than the metric, so that labels which came late are seen as late and not as missing.
+        delays = self.live.delays(now - WEEK, matured=self.project.plan.mature, over=WEEK)
         self.record("performance", self.project.name, body | {"delays": delays.to_dict()})
 
     def retrain(self, now: int, causes: tuple[Cause, ...]) -> Candidate | None:

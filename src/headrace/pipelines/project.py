@@ -98,7 +98,8 @@ def import_file(path: Path) -> ModuleType:
         where = f"{shown(error.filename or str(path))}:{error.lineno}"
         raise DefinitionError("the project file does not parse", where=where, got=error.msg) from error
     except ImportError as error:
-        circular = "circular import" in str(error) or "partially initialized" in str(error)
+        # Something that this file imports wanted a name of this file, which is not there yet.
+        circular = error.name == path.stem or "circular import" in str(error)
         what = "the project's files import each other in a circle" if circular else "an import of the project failed"
         step = "move what both need into a third file" if circular else f"install it, or check the name: {error.name}"
         raise DefinitionError(what, where=_line(error, path), got=str(error), next_step=step) from error

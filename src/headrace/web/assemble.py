@@ -238,8 +238,11 @@ def _faults(begun: Mapping[str, Any], by_kind: Mapping[str, list[Record]]) -> tu
 
 def _response(name: str, at: int, by_kind: Mapping[str, list[Record]]) -> str:
     if name in ("bad_data", "schema_change"):
-        stopped = [r for r in by_kind.get("verdict", []) if at < r.at <= at + 2 * DAY and r.body["action"] == "stop"]
+        stopped = [r for r in by_kind.get("verdict", []) if at <= r.at <= at + 2 * DAY and r.body["action"] == "stop"]
         return f"stopped at the gate: {stopped[0].body['results'][0]['name']}" if stopped else ""
+    if name == "late_labels":
+        told = [r.body["delays"] for r in by_kind.get("performance", []) if at < r.at <= at + 4 * WEEK]
+        return f"{sum(d['late'] for d in told):,} labels came after their maturity; they were censored until then"
     if name == "bad_model":
         aborted = [r for r in by_kind.get("rollout", []) if r.at >= at and r.body["decision"] == "abort"]
         return f"{_short(aborted[0].subject)} aborted: {aborted[0].body['why']}" if aborted else ""

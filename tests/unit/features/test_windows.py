@@ -405,6 +405,20 @@ def test_offline_unknown_keys_and_empty_tables_count_nothing(method: Any) -> Non
     assert scan(lane, [], table([]), keys, t, method=method)[0].shape == (5, 0)
 
 
+@pytest.mark.parametrize("method", ["plain", "sweep"])
+def test_sixty_four_columns_have_sixty_four_nulls(method: Any) -> None:
+    lane = Lane((INT,) * 64, (10,), keep=10)
+    outputs = [Output(c, "sum", 10, None) for c in (0, 62, 63)]
+    nulls = [[c == 63 for c in range(64)], [c == 0 for c in range(64)]]
+    online, store = filled(lane, outputs, [(i, [None if x else 5 for x in row]) for i, row in enumerate(nulls)], seal=2)
+    assert read(online, store, 5) == [5, 10, 5]
+    two = np.arange(2)
+    words = np.where(np.array(nulls), 0, 5)
+    events = LaneEvents(np.zeros(2, np.int64), two, two, np.full(2, NEVER), two, words, np.array(nulls))
+    found, _ = scan(lane, outputs, events, np.array([0]), np.array([5]), method=method)
+    assert found.tolist() == [[5, 10, 5]]
+
+
 def test_offline_columns_of_different_lengths_are_refused() -> None:
     events = table([(0, 1, 1, NEVER, 1, 1.0)])
     broken = LaneEvents(**{**vars(events), "until": np.zeros(0, np.int64)})
