@@ -27,7 +27,7 @@ $(VENV)/pyvenv.cfg:
 	@echo "Set-up: a virtual environment in $(VENV) (delete the folder to undo it)"
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.ready: $(VENV)/pyvenv.cfg requirements/demo.txt requirements/build.txt pyproject.toml hatch_build.py src/headrace/features/kernel.c
+$(VENV)/.ready: $(VENV)/pyvenv.cfg requirements/demo.txt requirements/build.txt pyproject.toml hatch_build.py $(wildcard src/headrace/features/*.[ch])
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/demo.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/build.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
