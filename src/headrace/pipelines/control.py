@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -21,6 +22,7 @@ from headrace.pipelines.project import Project
 from headrace.rollout.plan import advance, begin
 from headrace.rollout.record import RolloutState
 from headrace.rollout.run import observe
+from headrace.serving.core import Answer
 from headrace.serving.router import Router, Routes, Variant
 from headrace.storage.ledger import Entry
 
@@ -109,6 +111,20 @@ class ControlLoop:
             candidate = self.variant(rollout.candidate)
             routes = replace(routes, candidate=candidate, share=rollout.share, salt=rollout.id)
         self.router.routes = routes
+
+    def served(self, row_id: bytes, t: int, answer: Answer) -> None:
+        """Take in an answer, for monitors and rollout."""
+        self.live.append(
+            row_id,
+            t,
+            answer.score,
+            version=answer.version or "fallback",
+            variant=answer.variant,
+            decision=bool(answer.decision),
+            flags=answer.flags,
+            latency=answer.latency_us,
+            shadows=[(version, math.nan if score is None else score) for version, score in answer.shadows],
+        )
 
     def follow_registry(self) -> None:
         """Serve what the registry calls champion, if somebody moved it by hand."""

@@ -295,7 +295,7 @@ class _Replay:
 
     def _hour(self, events: list[tuple[int, int, Any, Any]], access: Access) -> None:
         """Handle an hour's events, each at its own instant."""
-        apply, predict, get, live = self.path.apply, self.core.predict, access.get, self.loop.live
+        apply, predict, get, served = self.path.apply, self.core.predict, access.get, self.loop.served
         stated = self.project.plan.rows.name
         for instant, kind, subject, reveal in events:
             if kind == 0:
@@ -307,17 +307,7 @@ class _Replay:
             answer = predict(subject, instant, get)
             self.counts["predictions"] += 1
             self.counts["by_model"] += answer.variant != "fallback"
-            live.append(
-                self.core.row_id(subject),
-                instant,
-                answer.score,
-                version=answer.version or "fallback",
-                variant=answer.variant,
-                decision=bool(answer.decision),
-                flags=answer.flags,
-                latency=answer.latency_us,
-                shadows=[(v, np.nan if s is None else s) for v, s in answer.shadows],
-            )
+            served(self.core.row_id(subject), instant, answer)
 
     def _label(self, reveal: Reveal, access: Access) -> None:
         """Tell monitoring a row's label once a reveal states a column of it."""

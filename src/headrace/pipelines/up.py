@@ -44,7 +44,7 @@ class Controller(threading.Thread):
         self.path, self.label_of = StreamPath([plan]), per_row(plan.label, plan.rows.index)
         self.label_places = {plan.rows.index[c] for c in columns_of(plan.label)}
         self.loop = self._loop(seed)
-        service.served = self._served
+        service.served = self.loop.served
 
     def _loop(self, seed: int) -> ControlLoop:
         pipeline, stores = self.project.pipeline, self.stores
@@ -143,20 +143,6 @@ class Controller(threading.Thread):
                         self.loop.live.label(reveal.row_id, value, arrived=reveal.arrival)
             self.path.commit(access, newest, {source.name: following})
             transaction.put(CONTROL, key, str(following).encode())
-
-    def _served(self, row_id: bytes, t: int, answer: Any) -> None:
-        """Take in an answer; called by the service while it holds its lock."""
-        self.loop.live.append(
-            row_id,
-            t,
-            answer.score,
-            version=answer.version or "fallback",
-            variant=answer.variant,
-            decision=bool(answer.decision),
-            flags=answer.flags,
-            latency=answer.latency_us,
-            shadows=[(v, np.nan if s is None else s) for v, s in answer.shadows],
-        )
 
 
 def up(project: Project, *, state: str | None, host: str, port: int, behind_proxy: bool, json: bool) -> None:

@@ -136,8 +136,10 @@ class App:
             told = {"error": error.what} | ({"next": error.next_step} if error.next_step else {})
             await self._send(send, route, 503, orjson.dumps(told), (b"retry-after", b"1"))
         except Exception:
-            # The caller learns that it failed, the operator's log (uvicorn's) why.
-            await self._send(send, route, 500, orjson.dumps({"error": "an internal error; the server's log says more"}))
+            # The caller learns that it failed, the operator's log (uvicorn's) why. Uvicorn closes the connection then, so the
+            # caller must be told, or its next request is lost.
+            body = orjson.dumps({"error": "an internal error; the server's log says more"})
+            await self._send(send, route, 500, body, (b"connection", b"close"))
             raise
         else:
             await self._send(send, route, 200, body)

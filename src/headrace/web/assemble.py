@@ -7,7 +7,7 @@ from typing import Any
 
 from headrace.core.limits import SIZES
 from headrace.core.time import DAY, WEEK, Instant, format_duration
-from headrace.storage.ledger import Ledger, Record
+from headrace.storage.ledger import Record
 from headrace.web.report_data import (
     Delays,
     DriftDay,
@@ -22,14 +22,6 @@ from headrace.web.report_data import (
     Version,
     Week,
 )
-
-
-def read_all(ledger: Ledger) -> list[Record]:
-    """Return every record, the oldest first."""
-    found: list[Record] = []
-    while page := ledger.read(after=found[-1].seq if found else 0):
-        found += page
-    return found
 
 
 def assemble(records: Iterable[Record], *, title: str, reproduce: tuple[str, ...]) -> ReportData:

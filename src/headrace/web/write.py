@@ -9,11 +9,12 @@ from pathlib import Path
 from rich.console import Group
 
 from headrace.core.time import Instant, SystemClock
+from headrace.pipelines.inspect import read_all
 from headrace.pipelines.project import Project
 from headrace.pipelines.stores import open_stores
 from headrace.pipelines.view import Progress
 from headrace.storage.paths import write_atomically
-from headrace.web.assemble import assemble, read_all
+from headrace.web.assemble import assemble
 from headrace.web.report import render, render_terminal
 
 NAME = "report.html"

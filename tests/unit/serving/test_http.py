@@ -80,7 +80,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with open_stores(project, None, clock=SystemClock(), write=True) as stores:
         service = PipelineService(project, stores, SystemClock())
         app = App(service, limits_of(project))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="on"))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="on", timeout_graceful_shutdown=2))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
@@ -220,6 +220,7 @@ def test_an_unexpected_failure_tells_the_caller_nothing_of_the_inside(served: Se
     answer = served.infer(data=[1_000] * 12)
     assert answer.status_code == 500
     assert answer.json() == {"error": "an internal error; the server's log says more"}
+    assert answer.headers["connection"] == "close"  # uvicorn closes it: a client must not send the next request there
     assert served.still_serves()
 
 
