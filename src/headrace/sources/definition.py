@@ -153,7 +153,7 @@ def describe(column: Column[Any]) -> dict[str, Any]:
     fields = {"name": column.name, "type": column.dtype, "nullable": column.nullable, "role": column.role}
     rest = {k: getattr(column, k) for k in ("unit", "ge", "le", "matches", "state", "allow_nan", "pii", "description")}
     isin = None if column.isin is None else list(column.isin)
-    return fields | {k: v for k, v in {**rest, "isin": isin}.items() if v not in (None, False)}
+    return fields | {k: v for k, v in {**rest, "isin": isin}.items() if v is not None and v is not False}
 
 
 class SourceMeta(type):

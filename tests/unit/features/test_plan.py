@@ -208,3 +208,15 @@ def test_an_on_demand_function_binds_every_parameter() -> None:
     assert plan_dataset(dataset(Origin, doubled)).columns[-1].name == "doubled"
     with pytest.raises(DefinitionError, match="which the dataset does not have"):
         plan_dataset(dataset(Flights.dest, doubled))
+
+
+def test_a_bound_of_zero_is_part_of_a_sources_definition() -> None:
+    from headrace.sources.definition import definition_of, describe
+
+    class Rides(hr.Source):
+        ride: hr.Column[str] = hr.row_id()
+        at: hr.Column[hr.Instant] = hr.event_time()
+        fare: hr.Column[float] = hr.column(ge=0, le=0)
+
+    assert {"ge": 0, "le": 0}.items() <= describe(Rides.fare).items()
+    assert definition_of(Rides).hash
