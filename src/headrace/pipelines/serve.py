@@ -15,8 +15,8 @@ import orjson
 import uvicorn
 from numpy.typing import NDArray
 
-from headrace.core.errors import ConfigurationError, HeadraceError, Unavailable
-from headrace.core.time import Clock, SystemClock
+from headrace.core.errors import ConfigurationError, DataError, HeadraceError, Unavailable
+from headrace.core.time import Clock, Instant, SystemClock
 from headrace.features.offline import direct_columns
 from headrace.features.online import OnlineFeatures
 from headrace.features.stream import DATABASE, StreamPath
@@ -24,6 +24,7 @@ from headrace.pipelines.latency import MeasuredStopwatch, measure_reads
 from headrace.pipelines.project import Project
 from headrace.pipelines.stores import Stores, open_stores
 from headrace.registry.run import Registry
+from headrace.serving.connection import connection
 from headrace.serving.core import Answer, Core
 from headrace.serving.http import App, Limits, bind
 from headrace.serving.log import PredictionLog, segments
@@ -81,16 +82,21 @@ class PipelineService:
             variant = None if wanted is None else Variant(wanted, self.registry.servable(wanted))
             self.router.routes = Routes(champion=variant)
 
-    def predict(self, rows: Sequence[Any]) -> list[Answer | HeadraceError]:
-        """Answer JSON rows, all at one moment and from one snapshot; a bad row fails alone.
+    def predict(self, rows: Sequence[Any], t: int | None = None) -> list[Answer | HeadraceError]:
+        """Answer JSON rows, all at one moment (the clock's, or a stated one) and from one snapshot; a bad row fails alone.
 
         Raises:
+            DataError: the stated moment is older than the newest arrival that was applied.
             Unavailable: no model and no fallback.
         """
         found: list[Answer | HeadraceError] = []
         with self.lock, self.stores.online.read() as snapshot:
             get = snapshot.getter(DATABASE)
-            t = max(int(self.clock.now()), StreamPath.newest(get) or 0)
+            newest = StreamPath.newest(get) or 0
+            if t is None:
+                t = max(int(self.clock.now()), newest)
+            elif t < newest:
+                raise _too_old(t, newest)
             for row in rows:
                 try:
                     values = self.signature.decode(row)
@@ -108,18 +114,16 @@ class PipelineService:
         """Return the request's columns and the features in the order of the tensor."""
         return {"features": [c.name for c in self.project.plan.columns], "request": self.signature.schema()}
 
-    def infer(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Score encoded rows with the champion.
+    def infer(self, matrix: NDArray[np.float32]) -> tuple[str, NDArray[np.float64]]:
+        """Score encoded rows with the champion; return its version, which a swap meanwhile does not change, and the scores.
 
         Raises:
             Unavailable: there is none.
         """
         champion = self.router.routes.champion
-        scorer = None if champion is None else champion.scorer
-        if scorer is None or not hasattr(scorer, "score"):
+        if champion is None or not hasattr(champion.scorer, "score"):
             raise Unavailable("no model serves yet", where=self.name, next_step=f"headrace run {self.project.target}")
-        scores: NDArray[np.float64] = scorer.score(matrix)
-        return scores
+        return champion.version, champion.scorer.score(matrix)
 
     def latency(self) -> Mapping[str, float]:
         """Measure what one prediction's features take here: percentiles in microseconds over some stored rows."""
@@ -129,6 +133,15 @@ class PipelineService:
         """Sync the prediction log."""
         with self.lock:
             self.log.commit()
+
+
+def _too_old(t: int, newest: int) -> DataError:
+    return DataError(
+        "t is older than what the online features have seen",
+        got=Instant(t).isoformat(),
+        expected=f"{Instant(newest).isoformat()} or later",
+        next_step="leave t out, or ask offline: headrace explain",
+    )
 
 
 def _kept(answer: Answer) -> Answer:
@@ -199,7 +212,13 @@ def serve(
         thread.start()
         where = f"http://{host}:{listening.getsockname()[1]}"
         _say(project, service, where, json)
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=DRAIN_SECONDS, lifespan="on")
+        config = uvicorn.Config(
+            app,
+            http=connection(app.limits.header_bytes),
+            log_level="warning",
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+            lifespan="on",
+        )
         try:
             with suppress(KeyboardInterrupt):
                 uvicorn.Server(config).run(sockets=[listening])
@@ -212,7 +231,7 @@ def serve(
 def limits_of(project: Project) -> Limits:
     """Return the settings' limits on requests."""
     given = project.settings.limits
-    return Limits(given.request_bytes, given.json_depth, given.batch_rows)
+    return Limits(given.request_bytes, given.json_depth, given.batch_rows, given.header_bytes)
 
 
 def _say(project: Project, service: PipelineService, where: str, json: bool) -> None:

@@ -20,6 +20,7 @@ from headrace.core.errors import ConfigurationError, DataError, HeadraceError, U
 from headrace.core.version import __version__
 from headrace.serving.core import Answer
 from headrace.serving.record import CACHED, FALLBACK, MODELLED
+from headrace.serving.signature import stated
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -39,6 +40,7 @@ class Limits:
     request_bytes: int = 16 * 2**20
     json_depth: int = 64
     batch_rows: int = 4096
+    header_bytes: int = 64 * 2**10
 
 
 class Service(Protocol):
@@ -51,16 +53,16 @@ class Service(Protocol):
         """Return the champion's version, None without one."""
         ...
 
-    def predict(self, rows: Sequence[Any]) -> list[Answer | HeadraceError]:
-        """Answer JSON rows, each with its answer or its own error."""
+    def predict(self, rows: Sequence[Any], t: int | None = None) -> list[Answer | HeadraceError]:
+        """Answer JSON rows, each with its answer or its own error, at the clock's moment or a stated one."""
         ...
 
     def describe(self) -> Mapping[str, Any]:
         """Return the model's inputs: `request` columns and `features` of the tensor."""
         ...
 
-    def infer(self, matrix: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Score an encoded matrix with the champion."""
+    def infer(self, matrix: np.ndarray[Any, np.dtype[np.float32]]) -> tuple[str, np.ndarray[Any, np.dtype[np.float64]]]:
+        """Score an encoded matrix with the champion; return its version and the scores."""
         ...
 
 
@@ -217,7 +219,13 @@ class App:
         if len(rows) > self.limits.batch_rows:
             step = f"at most {self.limits.batch_rows} rows a request"
             raise _Refusal(413, f"{len(rows)} rows are too many", next_step=step)
-        found = self.service.predict(rows)
+        unknown = sorted(str(name)[:80] for name in body if name not in ("rows", "t"))
+        if unknown:
+            raise _Refusal(422, f"unknown {unknown[0]!r}", next_step='send {"rows": [{…}]}, with or without "t"')
+        try:
+            found = self.service.predict(rows, stated(body.get("t")))
+        except DataError as error:
+            raise _Refusal(422, error.what, next_step=f"{error.expected}: {error.next_step}") from error
         shown = [self._shown(one) for one in found]
         if all("error" in one for one in shown):
             first = shown[0]
@@ -267,14 +275,14 @@ class App:
         width = len(self.service.describe()["features"])
         matrix = _tensor(body, width, self.limits.batch_rows)
         try:
-            scores = self.service.infer(matrix)
+            version, scores = self.service.infer(matrix)
         except DataError as error:
             raise _Refusal(422, error.what) from error
         output = {"name": "score", "datatype": "FP64", "shape": [len(scores)], "data": scores.tolist()}
         answer: dict[str, Any] = {"model_name": self.service.name, "outputs": [output]}
         if isinstance(body.get("id"), str):
             answer["id"] = body["id"]
-        return orjson.dumps(answer | {"model_version": self.service.version})
+        return orjson.dumps(answer | {"model_version": version})
 
 
 def _no_path(path: str, name: str) -> _Refusal:

@@ -121,16 +121,42 @@ def _int(column: Column[Any], given: Any) -> int | None:
 
 
 def _instant(column: Column[Any], given: Any) -> int | None:
+    try:
+        return _moment(given)
+    except DefinitionError as error:
+        got = None if column.pii else given
+        raise DataError(f"{column.name}: {error.what}", got=got, expected=EXPECTED["instant"]) from error
+
+
+def _moment(given: Any) -> int | None:
+    """Return an instant's microseconds; None if it is of another type or out of range.
+
+    Raises:
+        DefinitionError: it is text that says no instant, or one without a zone.
+    """
     if not isinstance(given, str):
         return int(given) if _whole(given, EARLIEST, LATEST + 1) else None
     if len(given) > 40:
         return None
-    try:
-        found = int(Instant.parse(given))
-    except DefinitionError as error:
-        got = None if column.pii else given
-        raise DataError(f"{column.name}: {error.what}", got=got, expected=EXPECTED["instant"]) from error
+    found = int(Instant.parse(given))
     return found if EARLIEST <= found <= LATEST else None
+
+
+def stated(given: Any) -> int | None:
+    """Return the moment that a request states, in microseconds UTC; None where it states none.
+
+    Raises:
+        DataError: what it states is no instant.
+    """
+    if given is None:
+        return None
+    try:
+        found = _moment(given)
+    except DefinitionError as error:
+        raise DataError(f"t: {error.what}", expected=EXPECTED["instant"], next_step="leave t out") from error
+    if found is None:
+        raise DataError("t is no instant", expected=EXPECTED["instant"], next_step="leave t out")
+    return found
 
 
 def _date(column: Column[Any], given: Any) -> int | None:

@@ -22,9 +22,11 @@ from headrace.cli.template import write_project
 from headrace.core.errors import ConfigurationError
 from headrace.core.time import SystemClock
 from headrace.features.record import FeatureVector
+from headrace.features.stream import DATABASE, StreamPath
 from headrace.pipelines.project import load_project
 from headrace.pipelines.serve import PipelineService, limits_of
 from headrace.pipelines.stores import open_stores
+from headrace.serving.connection import connection
 from headrace.serving.definition import Endpoint
 from headrace.serving.http import App, bind
 from headrace.serving.log import find, read_segment
@@ -80,7 +82,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with open_stores(project, None, clock=SystemClock(), write=True) as stores:
         service = PipelineService(project, stores, SystemClock())
         app = App(service, limits_of(project))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="on", timeout_graceful_shutdown=2))
+        config = uvicorn.Config(
+            app,
+            http=connection(app.limits.header_bytes),
+            log_level="critical",
+            lifespan="on",
+            timeout_graceful_shutdown=2,
+        )
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
@@ -431,3 +440,82 @@ def test_an_address_that_others_reach_is_refused_without_a_proxy(host: str) -> N
 def test_with_a_proxy_in_front_any_address_may_listen() -> None:
     with bind("0.0.0.0", 0, behind_proxy=True) as listening:
         assert listening.getsockname()[1] > 0
+
+
+def replies(served: Served, *parts: bytes) -> bytes:
+    """Send bytes on a connection of their own and return what came back before it closed."""
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as raw:
+        try:
+            for part in parts:
+                raw.sendall(part)
+        except OSError:
+            pass  # it was refused before it was sent whole
+        found = b""
+        try:
+            while b"}" not in found and (more := raw.recv(65_536)):
+                found += more
+        except ConnectionResetError:
+            pass
+        return found
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param([b"x-a: " + b"a" * 70_000 + b"\r\n\r\n"], id="one header"),
+        pytest.param([b"x-%05d: aaaaaaaa\r\n" % i for i in range(10_000)] + [b"\r\n"], id="many headers"),
+        pytest.param([b"x-a: "] + [b"a" * MIB] * 50, id="a header that never ends"),
+    ],
+)
+def test_a_head_beyond_the_limit_is_refused_and_the_server_goes_on(served: Served, parts: list[bytes]) -> None:
+    answer = replies(served, b"GET /v2 HTTP/1.1\r\nhost: x\r\n", *parts)
+    reset = answer == b"" and len(parts) == 51  # who goes on sending may see only the reset
+    assert reset or answer.startswith(b"HTTP/1.1 431 ")
+    assert served.client.get("/v2/health/live").json() == {"live": True}
+
+
+def test_a_path_beyond_the_limit_is_refused(served: Served) -> None:
+    assert replies(served, b"GET /" + b"a" * 65_530 + b" HTTP/1.1\r\nhost: x\r\n\r\n").startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.usefixtures("champion")
+def test_the_heads_limit_is_of_each_request_and_leaves_bodies_alone(served: Served) -> None:
+    headers = {"x-a": "a" * 60_000}
+    for _ in range(3):
+        assert served.predict(*[ROW] * 4096, headers=headers).status_code == 200
+
+
+def test_a_swap_while_a_matrix_is_scored_does_not_change_who_answered(served: Served) -> None:
+    class Replaced(Sum):
+        def score(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
+            served.service.router.routes = Routes(Variant("orders/v9", Sum(0.9)))
+            return super().score(matrix)
+
+    with routed(served, Routes(Variant("orders/v8", Replaced(0.8)))):
+        assert served.infer().json()["model_version"] == "orders/v8"
+        assert served.infer().json()["model_version"] == "orders/v9"
+
+
+@pytest.mark.usefixtures("champion")
+@pytest.mark.parametrize("t", ["2999-01-01T00:00:00Z", 32_472_144_000_000_000], ids=["text", "microseconds"])
+def test_a_stated_moment_is_the_moment_of_the_prediction(served: Served, t: Any) -> None:
+    answer = served.client.post("/v1/predict/orders", json={"rows": [ROW], "t": t}).json()
+    assert find(served.log, answer["predictions"][0]["prediction_id"]).t == 32_472_144_000_000_000
+
+
+@pytest.mark.usefixtures("champion")
+def test_a_stated_moment_before_the_newest_arrival_is_refused(served: Served) -> None:
+    newest = 1_714_564_800_000_000
+    with served.service.stores.online.write() as transaction:
+        StreamPath([served.service.project.plan]).commit(transaction.access(DATABASE), newest, {})
+    body = {"rows": [ROW], "t": newest - 1}
+    refused = served.client.post("/v1/predict/orders", json=body)
+    assert refused.status_code == 422
+    assert refused.json()["error"] == "t is older than what the online features have seen"
+    assert served.client.post("/v1/predict/orders", json=body | {"t": newest}).status_code == 200
+
+
+@pytest.mark.usefixtures("champion")
+@pytest.mark.parametrize("body", [{"t": "2999-01-01T00:00:00"}, {"t": True}, {"t": 2**70}, {"at": 5}])
+def test_what_states_no_moment_is_refused(served: Served, body: dict[str, Any]) -> None:
+    assert served.client.post("/v1/predict/orders", json={"rows": [ROW]} | body).status_code in (400, 422)
