@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STATE ?= .headrace-demo
+# Not in the locks: the CPU build where the package index offers it, else gigabytes of CUDA.
+TORCH ?= torch==2.13.0
 
 .PHONY: demo test check lock bench clean setup setup-dev
 
@@ -35,6 +37,7 @@ $(VENV)/.ready: $(VENV)/pyvenv.cfg requirements/demo.txt requirements/build.txt 
 
 $(VENV)/.ready-dev: $(VENV)/.ready requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	@touch $@
 
 # Locks hold hashes and no URL. They are made for Linux and CPython 3.11 upwards.

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from headrace.evaluation.definition import latency as latency
     from headrace.evaluation.definition import metric as metric
     from headrace.evaluation.definition import model_size as model_size
-    from headrace.features.definition import Dataset as Dataset
-    from headrace.features.definition import FeatureGroup as FeatureGroup
     from headrace.features.definition import count as count
     from headrace.features.definition import latest as latest
     from headrace.features.definition import max as max
@@ -31,6 +29,9 @@ if TYPE_CHECKING:
     from headrace.features.definition import rate as rate
     from headrace.features.definition import stddev as stddev
     from headrace.features.definition import sum as sum
+    from headrace.features.notebook import Dataset as Dataset
+    from headrace.features.notebook import FeatureGroup as FeatureGroup
+    from headrace.features.notebook import training_set as training_set
     from headrace.models.definition import Model as Model
     from headrace.models.definition import model as model
     from headrace.monitoring.definition import drift as drift
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     from headrace.training.definition import Search as Search
     from headrace.training.definition import by_time as by_time
     from headrace.training.definition import train as train
+    from headrace.training.fit import Fit as Fit
+    from headrace.training.fit import fit as fit
     from headrace.validation.definition import Checks as Checks
     from headrace.validation.definition import foreign_key as foreign_key
     from headrace.validation.definition import freshness as freshness
@@ -65,7 +68,8 @@ _HOMES = {
     "core.expressions": "Column Expr",
     "core.time": "Date Instant",
     "evaluation.definition": "gap latency metric model_size",
-    "features.definition": "Dataset FeatureGroup count latest max mean min on_demand quantile rate stddev sum",
+    "features.definition": "count latest max mean min on_demand quantile rate stddev sum",
+    "features.notebook": "Dataset FeatureGroup training_set",
     "models.definition": "Model model",
     "monitoring.definition": "drift every live new_labels when",
     "pipelines.definition": "Pipeline",
@@ -73,6 +77,7 @@ _HOMES = {
     "serving.definition": "Endpoint threshold",
     "sources.definition": "Source column entity event_time row_id",
     "training.data": "TrainingData",
+    "training.fit": "Fit fit",
     "training.definition": "Params Search by_time train",
     "validation.definition": "Checks foreign_key freshness null_rate row_count warn",
 }

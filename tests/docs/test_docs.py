@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 import sys
 from pathlib import Path
@@ -10,12 +11,15 @@ import pytest
 import typer
 
 from headrace.cli.main import app
+from headrace.cli.template import write_project
 from headrace.core.errors import LeakageError
 from headrace.features.plan import plan_dataset
-from headrace.pipelines.project import import_file
+from headrace.pipelines.project import import_file, load_project
+from headrace.pipelines.run import run
+from headrace.pipelines.view import Silent
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "docs/tutorial.md", "CONTRIBUTING.md", "docs/decisions/README.md"]
+PAGES = ["README.md", "docs/tutorial.md", "docs/notebook.md", "CONTRIBUTING.md", "docs/decisions/README.md"]
 FLIGHTS = ROOT / "examples" / "flights" / "flights.py"
 
 
@@ -28,7 +32,7 @@ def verbs() -> set[str]:
 def test_every_command_in_the_documentation_exists() -> None:
     known = verbs()
     for page in PAGES:
-        for line in re.findall(r"headrace ([a-z]+(?: [a-z]+)?)", (ROOT / page).read_text()):
+        for line in re.findall(r"(?<!import )headrace ([a-z]+(?: [a-z]+)?)", (ROOT / page).read_text()):
             assert line in known or line.split()[0] in known or line.split()[0] in {"new"}, f"{page}: headrace {line}"
 
 
@@ -71,3 +75,16 @@ def test_the_readme_shows_lines_that_the_example_has() -> None:
     ):
         assert piece in block
         assert piece in source
+
+
+def test_the_notebook_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tmp_path / "shop"
+    write_project(str(project))
+    run(load_project("orders:pipeline", folder=project), state=None, seed=1, progress=Silent())
+    monkeypatch.chdir(project)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/notebook.md").read_text(), re.S)
+    test = doctest.DocTestParser().get_doctest("".join(blocks), {}, "docs/notebook.md", None, 0)
+    report: list[str] = []
+    found = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=report.append)
+    assert found.attempted > 12
+    assert found.failed == 0, "".join(report)

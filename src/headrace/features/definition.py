@@ -225,7 +225,17 @@ class FeatureGroup(metaclass=GroupMeta):
 
     __definition__: ClassVar[GroupDefinition]
 
-    def __init_subclass__(cls, *, of: type[Source], entity: Column[Any] | tuple[Column[Any], ...]) -> None:
+    def __init_subclass__(
+        cls,
+        *,
+        of: type[Source] | None = None,
+        entity: Column[Any] | tuple[Column[Any], ...] = (),
+        abstract: bool = False,
+    ) -> None:
+        if abstract:
+            return
+        if of is None:
+            raise DefinitionError(f"{cls.__name__} has no source", where=user_location(), expected="of=…, entity=…")
         location, source = user_location(), definition_of(of)
         key = entity if isinstance(entity, tuple) else (entity,)
         for part in key:

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headrace.core.errors import UnknownColumn, did_you_mean
 from headrace.core.identity import encode_key
 from headrace.core.time import Instant, format_duration
 from headrace.features.history import NEVER, History
-from headrace.features.offline import lane_events
-from headrace.features.plan import DatasetPlan, LanePlan
-from headrace.features.windows import ValueType, scan
+from headrace.features.offline import lane_events, texts_by_id
+from headrace.features.plan import FeaturePlan, LanePlan
+from headrace.features.record import OK
+from headrace.features.windows import LaneEvents, scan
 
 SHOWN = 50
 
@@ -46,7 +48,7 @@ class FeatureExplanation:
     events: tuple[EventUse, ...]
 
 
-def find_outputs(plan: DatasetPlan, name: str) -> list[tuple[LanePlan, int]]:
+def find_outputs(plan: FeaturePlan, name: str) -> list[tuple[LanePlan, int]]:
     """Return the lane and place of a feature, `Origin.dep_delay[1h]`, or of all its parts, `Origin.dep_delay`.
 
     Raises:
@@ -70,66 +72,135 @@ def _parts(full: str, name: str) -> list[str]:
 
 
 def explain_feature(
-    plan: DatasetPlan, histories: Mapping[str, History], name: str, key: Sequence[Any], t: int
+    plan: FeaturePlan, histories: Mapping[str, History], name: str, key: Sequence[Any], t: int
 ) -> list[FeatureExplanation]:
     """Explain a feature of a key at an instant (microseconds UTC), from everything that has arrived since.
 
     Raises:
         UnknownColumn: the dataset has no such feature.
     """
-    return [_explain(lane, i, histories[lane.source.name], key, t) for lane, i in find_outputs(plan, name)]
+    logs: dict[bytes, _Log] = {}
+    encoded = encode_key(list(key)) or b""
+    return [
+        _explain(lane, i, _log(logs, lane, histories), encoded, t, lane.columns[i].name)
+        for lane, i in find_outputs(plan, name)
+    ]
 
 
-def _explain(lane: LanePlan, output: int, history: History, key: Sequence[Any], t: int) -> FeatureExplanation:
-    events, numbers = lane_events(lane, history)
-    number = numbers.get(encode_key(list(key)) or b"", -1)
+def explain_row(
+    plan: FeaturePlan, histories: Mapping[str, History], row: Sequence[Any], t: int, name: str | None = None
+) -> list[FeatureExplanation]:
+    """Explain a row's features that are computed from events, or the one of that name; `row` is in the order of `plan.row`.
+
+    Raises:
+        UnknownColumn: the plan has no such feature.
+    """
+    known = [column.name for column in plan.columns]
+    if name is not None and name not in known:
+        raise UnknownColumn("no such feature", got=name, expected=known, next_step=did_you_mean(name, known))
+    logs: dict[bytes, _Log] = {}
+    found = []
+    for binding in plan.bindings:
+        key = encode_key([row[plan.places[k]] for k in binding.key]) or b""
+        at = binding.offset
+        for lane in binding.lanes:
+            for output in range(len(lane.outputs)):
+                full = known[at + output]
+                if name in (None, full):
+                    found.append(_explain(lane, output, _log(logs, lane, histories), key, t, full))
+            at += len(lane.outputs)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Log:
+    """Hold a lane's events, the number of each key, and the texts behind the ids."""
+
+    events: LaneEvents
+    numbers: dict[bytes, int]
+    texts: dict[int, str]
+
+
+def _log(logs: dict[bytes, _Log], lane: LanePlan, histories: Mapping[str, History]) -> _Log:
+    """Return a lane's log, computed once for all its outputs."""
+    if lane.prefix not in logs:
+        history = histories[lane.source.name]
+        logs[lane.prefix] = _Log(*lane_events(lane, history), texts_by_id(lane, history))
+    return logs[lane.prefix]
+
+
+def _explain(lane: LanePlan, output: int, log: _Log, key: bytes, t: int, name: str) -> FeatureExplanation:
+    events, number = log.events, log.numbers.get(key, -1) if key else -1
     words, status = scan(lane.lane, lane.outputs, events, np.array([number]), np.array([t]))
-    kind = lane.lane.values[lane.outputs[output].column or 0] if lane.lane.values else ValueType.INT
-    column = lane.columns[output]
-    value = None if status[0, output] else _plain(words[0, output], column.dtype)
+    place = lane.outputs[output].column
     mine = np.flatnonzero(events.key == number)
-    mine = mine[np.lexsort((events.arrival[mine], events.moment[mine]))][::-1]
-    uses = [_use(lane, output, events, int(i), t) for i in mine]
-    counted = sum(u.used for u in uses)
-    refused = [u for u in uses if not u.used]
-    near = sorted(refused, key=lambda u: abs(u.moment - t))[:SHOWN]
-    shown = [u for u in uses if u.used][:SHOWN] + near
-    texts = tuple(str(v) for v in lane.values) + (() if lane.where is None else (f"where {lane.where}",))
-    ordered = tuple(sorted(shown, key=lambda u: (-u.moment, -u.arrival)))
-    name = column.name if kind is not ValueType.REF else f"{column.name} (text id)"
-    return FeatureExplanation(name, value, texts, str(lane.moment), counted, len(refused), ordered)
-
-
-def _use(lane: LanePlan, output: int, events: Any, i: int, t: int) -> EventUse:
-    moment, arrival, until = int(events.moment[i]), int(events.arrival[i]), int(events.until[i])
-    why = _refusal(lane, output, moment, arrival, until, t)
-    if why is None and lane.outputs[output].column is not None and events.nulls[i, lane.outputs[output].column]:
-        why = "its value is null"
-    values = tuple(
-        None if events.nulls[i, j] else _plain(events.words[i, j], kind.name.lower())
-        for j, kind in enumerate(lane.lane.values)
+    mine = mine[np.lexsort((events.row[mine], events.arrival[mine], events.moment[mine]))][::-1]
+    reasons = _reasons(lane, output, events, mine, t)
+    used = reasons == USED
+    refused = np.flatnonzero(~used)
+    near = refused[np.argsort(np.abs(events.moment[mine[refused]] - t), kind="stable")][:SHOWN]
+    shown = np.sort(np.concatenate([np.flatnonzero(used)[:SHOWN], near]))
+    value = None
+    if status[0, output] == OK:
+        value = _plain(words[0, output], lane.columns[output].dtype, log.texts)
+    expressions: tuple[str, ...] = ("rows",) if place is None else (str(lane.values[place]),)
+    expressions += () if lane.where is None else (f"where {lane.where}",)
+    return FeatureExplanation(
+        name,
+        value,
+        expressions,
+        str(lane.moment),
+        int(np.count_nonzero(used)),
+        len(refused),
+        tuple(_use(lane, place, log, int(mine[i]), t, int(reasons[i]), output) for i in shown),
     )
-    return EventUse(Instant(moment), Instant(arrival), values, why is None, why or "inside the window")
 
 
-def _refusal(lane: LanePlan, output: int, moment: int, arrival: int, until: int, t: int) -> str | None:
-    window = lane.outputs[output].window
+USED, ABSENT_YET, AFTER, CORRECTED, OLD, EMPTY, REPLACED = range(7)
+
+
+def _reasons(lane: LanePlan, output: int, events: LaneEvents, mine: NDArray[np.int64], t: int) -> NDArray[np.int64]:
+    """Return why each of a key's events, the newest first, was refused, or USED; the first reason counts."""
+    what = lane.outputs[output]
     edge = t + 1 if lane.lane.state else t
-    if arrival > t:
-        return f"had not arrived: came {format_duration(arrival - t)} later"
-    if moment >= edge:
-        return "was not known yet: its moment is not before the prediction's"
-    if until <= t:
-        return f"was corrected at {Instant(until).isoformat()}" if until != NEVER else None
-    if window is not None and moment < edge - window:
-        return f"is older than {format_duration(window)}"
-    age = lane.outputs[output].parameter
-    if lane.outputs[output].aggregate == "latest" and age is not None and t - moment > age:
-        return f"is older than {format_duration(int(age))}"
-    return None
+    moment, column = events.moment[mine], what.column
+    old = np.zeros(len(mine), bool)
+    if what.window is not None:
+        old = moment < edge - what.window
+    elif what.parameter is not None:
+        old = t - moment > what.parameter
+    empty = np.zeros(len(mine), bool) if column is None or lane.lane.state else events.nulls[mine, column]
+    tests = [(events.arrival[mine] > t, ABSENT_YET), (moment >= edge, AFTER), (events.until[mine] <= t, CORRECTED)]
+    tests += [(old, OLD), (empty, EMPTY)]
+    found = np.select([test for test, _ in tests], [reason for _, reason in tests], USED)
+    if what.aggregate == "latest":
+        found[np.flatnonzero(found == USED)[1:]] = REPLACED
+    return found
 
 
-def _plain(word: Any, dtype: str) -> Any:
+def _use(lane: LanePlan, place: int | None, log: _Log, i: int, t: int, reason: int, output: int) -> EventUse:
+    events, what = log.events, lane.outputs[output]
+    moment, arrival, until = int(events.moment[i]), int(events.arrival[i]), int(events.until[i])
+    limit = what.window if what.window is not None else what.parameter
+    why = {
+        USED: "inside the window" if what.window is not None else "the newest",
+        ABSENT_YET: f"had not arrived: came {format_duration(max(arrival - t, 0))} later",
+        AFTER: "was not known yet: its moment is not before the prediction's",
+        CORRECTED: f"was corrected at {Instant(until).isoformat()}" if until != NEVER else "",
+        OLD: f"is older than {format_duration(int(limit or 0))}",
+        EMPTY: "its value is null",
+        REPLACED: "a newer one holds",
+    }[reason]
+    value: tuple[Any, ...] = ()
+    if place is not None:
+        kind = lane.lane.values[place].name.lower()
+        value = (None if events.nulls[i, place] else _plain(events.words[i, place], kind, log.texts),)
+    return EventUse(Instant(moment), Instant(arrival), value, reason == USED, why)
+
+
+def _plain(word: Any, dtype: str, texts: Mapping[int, str]) -> Any:
     if dtype == "float":
         return float(np.array([word]).view(np.float64)[0])
+    if dtype in ("str", "ref"):
+        return texts[int(word)]
     return bool(word) if dtype == "bool" else int(word)

@@ -16,7 +16,7 @@ from headrace.core.expressions import Column, columns_of, on_table
 from headrace.core.identity import encode_key, text_id
 from headrace.features.history import NEVER, History, Ints
 from headrace.features.online import call, fills_of
-from headrace.features.plan import BindingPlan, DatasetPlan, LanePlan
+from headrace.features.plan import BindingPlan, DatasetPlan, FeaturePlan, LanePlan
 from headrace.features.record import NO_KEY, NULL, OK, TrainingSet
 from headrace.features.rows import ABSENT
 from headrace.features.windows import LaneEvents, ValueType, scan
@@ -33,7 +33,7 @@ class Values:
     status: NDArray[np.uint8]
     texts: dict[str, pa.Array]
 
-    def table(self, plan: DatasetPlan) -> pa.Table:
+    def table(self, plan: FeaturePlan) -> pa.Table:
         """Return the features as Arrow columns; null where the status is not OK."""
         columns = {}
         for i, column in enumerate(plan.columns):
@@ -50,11 +50,11 @@ class Values:
 class OfflineFeatures:
     """Compute features of many rows at once from histories of the plan's sources."""
 
-    def __init__(self, plan: DatasetPlan, histories: Mapping[str, History]) -> None:
+    def __init__(self, plan: FeaturePlan, histories: Mapping[str, History]) -> None:
         self.plan, self.histories = plan, histories
 
     def compute(self, rows: pa.Table, t: Ints) -> Values:
-        """Return the features of `rows` (the rows source's columns as known at `t`, by their own names) at moments `t`.
+        """Return the features of `rows` (the plan's row columns as known at `t`, by their own names) at moments `t`.
 
         Exactly one row of features for each given row, in the same order.
 
@@ -99,13 +99,7 @@ class OfflineFeatures:
             at += len(lane.outputs)
 
     def _texts(self, lane: LanePlan, words: Ints, status: NDArray[np.uint8]) -> pa.Array:
-        history, known = self.histories[lane.source.name], {}
-        for value, kind in zip(lane.values, lane.lane.values, strict=True):
-            if kind is ValueType.REF:
-                for column in columns_of(value):
-                    known.update(
-                        {text_id(s): s for s in pc.unique(history.table[column.name]).to_pylist() if s is not None}
-                    )
+        known = texts_by_id(lane, self.histories[lane.source.name])
         return pa.array([known[int(w)] if s == OK else None for w, s in zip(words, status, strict=True)], pa.string())
 
     def _set(self, i: int, column: pa.ChunkedArray, words: Any, status: Any, texts: dict[str, pa.Array]) -> None:
@@ -121,7 +115,7 @@ class OfflineFeatures:
         columns = []
         for where, at in plan.arguments:
             if where == "row":
-                columns.append(rows[self.plan.rows.columns[at].name].to_pylist())
+                columns.append(rows[self.plan.row[at].name].to_pylist())
             else:
                 columns.append(self._feature(at, values))
         answers: dict[tuple[Any, ...], Any] = {}
@@ -217,6 +211,17 @@ def lane_events(plan: LanePlan, history: History) -> tuple[LaneEvents, dict[byte
     return events, {k: i for i, k in enumerate(keys)}
 
 
+def texts_by_id(plan: LanePlan, history: History) -> dict[int, str]:
+    """Return the texts that a lane's events refer to by id."""
+    known: dict[int, str] = {}
+    for value, kind in zip(plan.values, plan.lane.values, strict=True):
+        if kind is ValueType.REF:
+            for column in columns_of(value):
+                texts = pc.unique(history.table[column.name]).to_pylist()
+                known.update({text_id(text): text for text in texts if text is not None})
+    return known
+
+
 def _tied(key: Ints, moment: Ints, arrival: Ints) -> Ints:
     """Return the places of events that only their row's hash can put in order."""
     order = np.lexsort((arrival, moment, key))
@@ -260,24 +265,29 @@ def _runs(history: History, valid: NDArray[np.bool_], columns: Sequence[NDArray[
     return starts[kept], until[kept]
 
 
-def training_set(
+@dataclass(frozen=True, eq=False)
+class MaturedRows:
+    """Hold a dataset's rows as known at their moments `t`, with features and with labels (NaN: censored)."""
+
+    rows: pa.Table
+    t: Ints
+    values: Values
+    label: NDArray[np.float64]
+
+
+def matured_rows(
     plan: DatasetPlan,
-    reveals: Mapping[str, pa.Table],
+    histories: Mapping[str, History],
     *,
     as_of: int,
     start: int | None = None,
     end: int | None = None,
-    manifest: Mapping[str, Any] | None = None,
-) -> TrainingSet:
-    """Build the training set as it could have been built at `as_of` (microseconds UTC) from the reveals of each source.
+    limit: int | None = None,
+) -> MaturedRows:
+    """Return the rows whose moment lies in [start, end) and that had matured: `at + mature <= as_of`.
 
-    Rows are those of the rows' source whose moment lies in [start, end) and had matured: `at + mature <= as_of`.
-    A row without a label by then is kept as censored.
-
-    Raises:
-        DataError: a source of the plan has no reveals table.
+    They come by moment; with `limit` the newest of them. A row without a label by then is kept as censored.
     """
-    histories = histories_of(plan, reveals, as_of)
     base = histories[plan.rows.name]
     last = np.append(base.starts[1:], len(base)) - 1
     anchor, offset = plan.at.terms[0]
@@ -289,14 +299,39 @@ def training_set(
     version = base.version_at(np.where(chosen, t, ABSENT))
     places = np.flatnonzero(chosen)
     places = places[np.lexsort((base.starts[places], t[places]))]
+    if limit is not None:
+        places = places[max(len(places) - limit, 0) :]
     rows = rows_at(base, version[places])
     values = OfflineFeatures(plan, histories).compute(rows, t[places])
-    label = labels(plan, base, last[places], as_of)
-    facts = {"definition": plan.hash, "as_of": as_of, "rows": len(places), "censored": int(np.isnan(label).sum())}
-    return TrainingSet(plan.columns, values.table(plan), rows, t[places], label, as_of, {**facts, **(manifest or {})})
+    return MaturedRows(rows, t[places], values, labels(plan, base, last[places], as_of))
 
 
-def histories_of(plan: DatasetPlan, reveals: Mapping[str, pa.Table], as_of: int) -> dict[str, History]:
+def training_set(
+    plan: DatasetPlan,
+    reveals: Mapping[str, pa.Table],
+    *,
+    as_of: int,
+    start: int | None = None,
+    end: int | None = None,
+    manifest: Mapping[str, Any] | None = None,
+) -> TrainingSet:
+    """Build the training set as it could have been built at `as_of` (microseconds UTC) from the reveals of each source.
+
+    Raises:
+        DataError: a source of the plan has no reveals table.
+    """
+    found = matured_rows(plan, histories_of(plan, reveals, as_of), as_of=as_of, start=start, end=end)
+    facts = facts_of(plan, found, as_of) | dict(manifest or {})
+    return TrainingSet(plan.columns, found.values.table(plan), found.rows, found.t, found.label, as_of, facts)
+
+
+def facts_of(plan: DatasetPlan, found: MaturedRows, as_of: int) -> dict[str, Any]:
+    """Return from what rows follow and how many they are, as plain JSON."""
+    censored = int(np.isnan(found.label).sum())
+    return {"definition": plan.hash, "as_of": as_of, "rows": len(found.t), "censored": censored}
+
+
+def histories_of(plan: FeaturePlan, reveals: Mapping[str, pa.Table], as_of: int) -> dict[str, History]:
     """Return a history for each of the plan's sources.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -11,12 +11,13 @@ from headrace.core.errors import UserCodeError
 from headrace.core.identity import encode_key
 from headrace.core.time import Instant
 from headrace.features.definition import OnDemand
-from headrace.features.plan import BindingPlan, DatasetPlan, FunctionPlan
+from headrace.features.plan import BindingPlan, FeaturePlan, FunctionPlan
 from headrace.features.record import NO_KEY, NULL, OK, FeatureVector
 from headrace.features.windows import OnlineLane
 
 Get = Callable[[bytes], bytes | None]
 KEYS_CACHED = 100_000
+P = TypeVar("P", bound=FeaturePlan)
 
 
 class _Binding:
@@ -42,16 +43,16 @@ class _Binding:
         return found
 
 
-class OnlineFeatures:
+class OnlineFeatures(Generic[P]):
     """Read features one row at a time; an instance reuses its buffers and serves one thread.
 
     `read(get, row, t)` takes the bound `get` of one snapshot of the online store, the row's values in the order of
-    `SourceDefinition.columns` (columns that are not known yet are ignored) and the moment in microseconds UTC.
+    `FeaturePlan.row` (columns that are not known yet are ignored) and the moment in microseconds UTC.
     """
 
-    def __init__(self, plan: DatasetPlan) -> None:
+    def __init__(self, plan: P) -> None:
         self.plan = plan
-        n, index = len(plan.columns), plan.rows.index
+        n, index = len(plan.columns), plan.places
         self.columns = plan.columns
         self.vector = FeatureVector(plan.columns, np.zeros(n, np.int64), np.zeros(n, np.uint8), [])
         self.floats = self.vector.words.view(np.float64)
@@ -126,7 +127,7 @@ class OnlineFeatures:
         return float(self.floats[i]) if dtype == "float" else int(self.vector.words[i])
 
 
-def fills_of(plan: DatasetPlan) -> list[tuple[int, int]]:
+def fills_of(plan: FeaturePlan) -> list[tuple[int, int]]:
     """Return the outputs that have a fill value: their place and the value's 8 bytes as an integer."""
     found = []
     for binding in plan.bindings:

@@ -16,7 +16,16 @@ from headrace.core.errors import DefinitionError, LeakageError, SchemaConflict
 from headrace.core.expressions import Column, Expr, Moment, columns_of, type_of
 from headrace.core.identity import content_hash, function_source
 from headrace.core.time import DAY
-from headrace.features.definition import Bound, Dataset, Feature, FeatureGroup, GroupDefinition, Item, OnDemand
+from headrace.features.definition import (
+    Bound,
+    Dataset,
+    Feature,
+    FeatureGroup,
+    FeatureLike,
+    GroupDefinition,
+    Item,
+    OnDemand,
+)
 from headrace.features.record import FeatureColumn
 from headrace.features.windows import KERNEL_VERSION, Lane, Output, ValueType
 from headrace.sources.definition import SourceDefinition, definition_of
@@ -82,33 +91,51 @@ class FunctionPlan:
     arguments: tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True, eq=False)
-class DatasetPlan:
-    """Say everything that a dataset's rows need; offline, online and on request follow this one plan."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FeaturePlan:
+    """Say how features follow from rows whose columns are `row`; offline, online and on request follow this one plan."""
 
-    dataset: Dataset
-    rows: SourceDefinition
-    at: Moment
+    row: tuple[Column[Any], ...]
     columns: tuple[FeatureColumn, ...]
     row_columns: tuple[tuple[int, Column[Any]], ...]
     bindings: tuple[BindingPlan, ...]
     functions: tuple[FunctionPlan, ...]
-    label: Expr[Any]
-    label_moment: Moment
-    mature: int
-    request: tuple[Column[Any], ...]
     hash: str
 
     @cached_property
+    def places(self) -> dict[Column[Any], int]:
+        """Return each row column's place."""
+        return {column: place for place, column in enumerate(self.row)}
+
+    @cached_property
     def groups(self) -> tuple[GroupPlan, ...]:
-        """Return the groups that the dataset reads, each once."""
+        """Return the groups that the features are of, each once."""
         return tuple({binding.group.hash: binding.group for binding in self.bindings}.values())
 
     @cached_property
     def sources(self) -> tuple[SourceDefinition, ...]:
+        """Return the sources that the features are computed from."""
+        found = [definition_of(group.definition.source) for group in self.groups]
+        return tuple({source.name: source for source in found}.values())
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DatasetPlan(FeaturePlan):
+    """Say everything that a dataset's rows need; `row` is all columns of the rows' source."""
+
+    dataset: Dataset
+    rows: SourceDefinition
+    at: Moment
+    label: Expr[Any]
+    label_moment: Moment
+    mature: int
+    request: tuple[Column[Any], ...]
+
+    @cached_property
+    def sources(self) -> tuple[SourceDefinition, ...]:
         """Return the sources that the dataset reads, the rows' first."""
-        groups = [definition_of(group.definition.source) for group in self.groups]
-        return tuple({source.name: source for source in [self.rows, *groups]}.values())
+        found = [self.rows, *(definition_of(group.definition.source) for group in self.groups)]
+        return tuple({source.name: source for source in found}.values())
 
 
 def plan_group(group: type[FeatureGroup]) -> GroupPlan:
@@ -233,41 +260,32 @@ def _add_outputs(builder: _LaneBuilder, feature: Feature, value: Expr[Any] | Non
 
 
 class _Collector:
-    """Collect a dataset's columns in the order in which the user lists its features."""
+    """Collect features' columns in the order in which the user lists them; the row may have any column that they read."""
 
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset, self.rows = dataset, definition_of(dataset.rows)
-        self.at = Moment.of(dataset.at)
+    def __init__(self, features: Sequence[Any], location: str) -> None:
+        self.features, self.location = features, location
+        self.places: dict[Column[Any], int] = {}
         self.columns: list[FeatureColumn] = []
         self.row_columns: list[tuple[int, Column[Any]]] = []
         self.bindings: list[BindingPlan] = []
         self.functions: list[OnDemand[Any]] = []
         self.group_plans: dict[type[FeatureGroup], GroupPlan] = {}
-        bound = [f.group for f in dataset.features if isinstance(f, Bound)] + [
-            f for f in dataset.features if isinstance(f, type)
-        ]
+        bound = [f.group for f in features if isinstance(f, Bound)] + [f for f in features if isinstance(f, type)]
         self.in_roles = {group for group in bound if bound.count(group) > 1}
 
     def direct(self, column: Column[Any], why: str) -> Column[Any]:
-        """Return a column of the row itself, after proof that it is known at the prediction's moment."""
-        if column not in self.rows.index:
-            raise DefinitionError(
-                f"{column} is no column of {self.rows.name}",
-                where=self.dataset.location,
-                got=f"{column} as {why}",
-                expected=f"columns of {self.rows.name}, or a feature group of {column.owner.__name__ if column.owner else '?'}",
-                next_step=f"put it into a group: class G(hr.FeatureGroup, of=…): x = hr.latest({column})",
-            )
-        moment = self.rows.moments[column]
-        if not moment.certainly_by(self.at):
-            raise LeakageError(
-                f"{column} would leak: it may become known after the prediction",
-                where=self.dataset.location,
-                got=f"{column} as {why}, known at {moment}",
-                expected=f"known at or before {self.at}, provable from constant offsets",
-                next_step=f'use a window over earlier rows, as hr.mean({column}).over("24h"), or correct its known_at',
-            )
+        """Return a column that is read from the row itself."""
+        self.places.setdefault(column, len(self.places))
         return column
+
+    def collect(self) -> tuple[FunctionPlan, ...]:
+        """Collect every feature and return the plans of the functions, which stand last."""
+        for feature in self.features:
+            self.add(feature)
+        _refuse_namesakes(self)
+        functions = tuple(self.function_plans())
+        _refuse_repeated(self.columns, self.location)
+        return functions
 
     def add(self, feature: Any) -> None:
         if isinstance(feature, Column):
@@ -281,25 +299,17 @@ class _Collector:
         elif isinstance(feature, (Feature, Item)):
             owner = (feature.feature if isinstance(feature, Item) else feature).group
             if owner is None:
-                raise DefinitionError("a feature outside any group", where=self.dataset.location)
+                raise DefinitionError("a feature outside any group", where=self.location)
             self.bind(owner, owner.__definition__.entity, feature)
         elif isinstance(feature, OnDemand):
             self.functions.append(feature)
         else:
             expected = "a column, a feature group, a feature, Group.on(column) or an on-demand function"
-            raise DefinitionError("not a feature", where=self.dataset.location, got=repr(feature), expected=expected)
+            raise DefinitionError("not a feature", where=self.location, got=repr(feature), expected=expected)
 
     def bind(self, group: type[FeatureGroup], key: tuple[Column[Any], ...], only: Feature | Item | None) -> None:
         definition = group.__definition__
-        if len(key) != len(definition.entity) or any(k not in self.rows.index for k in key):
-            raise DefinitionError(
-                f"{definition.name} is keyed by {', '.join(map(str, definition.entity))}, which no row of "
-                f"{self.rows.name} has",
-                where=self.dataset.location,
-                got=[str(k) for k in key],
-                expected=f"as many columns of {self.rows.name}",
-                next_step=f"{definition.name}.on({self.rows.name}.…)",
-            )
+        self.refuse_key(definition, key)
         for part in key:
             self.direct(part, f"the key of {definition.name}")
         plan = self.group_plans.setdefault(group, plan_group(group))
@@ -311,6 +321,17 @@ class _Collector:
             name = column.name if not role else column.name.replace(definition.name, definition.name + role, 1)
             self.columns.append(FeatureColumn(name, column.dtype, column.origin))
 
+    def refuse_key(self, definition: GroupDefinition, key: tuple[Column[Any], ...]) -> None:
+        """Refuse a key of another number of parts than the group's."""
+        if len(key) != len(definition.entity):
+            raise DefinitionError(
+                f"{definition.name} is keyed by {', '.join(map(str, definition.entity))}",
+                where=self.location,
+                got=[str(k) for k in key],
+                expected="as many columns",
+                next_step=f"{definition.name}.on(…)",
+            )
+
     def function_plans(self) -> Iterator[FunctionPlan]:
         names = {c.name: i for i, c in enumerate(self.columns)}
         for function in self.functions:
@@ -318,7 +339,7 @@ class _Collector:
             for bound in function.bound.values():
                 if isinstance(bound, Column):
                     column = self.direct(bound, f"an argument of {function.name}")
-                    arguments.append(("row", self.rows.index[column]))
+                    arguments.append(("row", self.places[column]))
                 elif str(bound) in names:
                     arguments.append(("feature", names[str(bound)]))
                 else:
@@ -330,6 +351,48 @@ class _Collector:
                     )
             yield FunctionPlan(function, len(self.columns), tuple(arguments))
             self.columns.append(FeatureColumn(function.name, function.dtype, "on_demand"))
+
+
+class _DatasetCollector(_Collector):
+    """Collect a dataset's features; what is read from the row must be known at the prediction's moment."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        super().__init__(dataset.features, dataset.location)
+        self.rows, self.at = definition_of(dataset.rows), Moment.of(dataset.at)
+        self.places = dict(self.rows.index)
+
+    def direct(self, column: Column[Any], why: str) -> Column[Any]:
+        """Return a column of the row itself, after proof that it is known at the prediction's moment."""
+        if column not in self.rows.index:
+            raise DefinitionError(
+                f"{column} is no column of {self.rows.name}",
+                where=self.location,
+                got=f"{column} as {why}",
+                expected=f"columns of {self.rows.name}, or a feature group of {column.owner.__name__ if column.owner else '?'}",
+                next_step=f"put it into a group: class G(hr.FeatureGroup, of=…): x = hr.latest({column})",
+            )
+        moment = self.rows.moments[column]
+        if not moment.certainly_by(self.at):
+            raise LeakageError(
+                f"{column} would leak: it may become known after the prediction",
+                where=self.location,
+                got=f"{column} as {why}, known at {moment}",
+                expected=f"known at or before {self.at}, provable from constant offsets",
+                next_step=f'use a window over earlier rows, as hr.mean({column}).over("24h"), or correct its known_at',
+            )
+        return column
+
+    def refuse_key(self, definition: GroupDefinition, key: tuple[Column[Any], ...]) -> None:
+        """Refuse a key that the rows do not have."""
+        if len(key) != len(definition.entity) or any(k not in self.rows.index for k in key):
+            raise DefinitionError(
+                f"{definition.name} is keyed by {', '.join(map(str, definition.entity))}, which no row of "
+                f"{self.rows.name} has",
+                where=self.location,
+                got=[str(k) for k in key],
+                expected=f"as many columns of {self.rows.name}",
+                next_step=f"{definition.name}.on({self.rows.name}.…)",
+            )
 
 
 def _selected(lane: LanePlan, only: Feature | Item | None) -> LanePlan:
@@ -357,68 +420,77 @@ def plan_dataset(dataset: Dataset) -> DatasetPlan:
         LeakageError: a feature, key or argument is not provably known at the prediction's moment.
         DefinitionError: a key, name or type does not fit.
     """
-    collector = _Collector(dataset)
-    if collector.at.terms[0][0] not in collector.rows.index:
+    collector = _DatasetCollector(dataset)
+    rows, at = collector.rows, collector.at
+    if at.terms[0][0] not in rows.index:
         raise DefinitionError(
-            "at= must be a moment of the rows' source",
-            where=dataset.location,
-            got=str(collector.at),
-            expected=collector.rows.name,
+            "at= must be a moment of the rows' source", where=dataset.location, got=str(at), expected=rows.name
         )
-    for feature in dataset.features:
-        collector.add(feature)
-    _refuse_namesakes(collector)
-    functions = tuple(collector.function_plans())
-    columns = tuple(collector.columns)
-    _refuse_repeated(columns, dataset)
+    functions = collector.collect()
     label_columns = columns_of(dataset.label)
     for column in label_columns:
-        if column not in collector.rows.index:
+        if column not in rows.index:
             raise DefinitionError(
                 "the label must be computed from the rows' source", where=dataset.location, got=str(column)
             )
-    label_moment = Moment.latest([collector.rows.moments[c] for c in label_columns])
-    request = tuple(c for c in collector.rows.columns if collector.rows.moments[c].certainly_by(collector.at))
+    facts = [rows.hash, str(at), [[c.name, c.dtype] for c in collector.columns], str(dataset.label)]
     return DatasetPlan(
-        dataset=dataset,
-        rows=collector.rows,
-        at=collector.at,
-        columns=columns,
+        row=rows.columns,
+        columns=tuple(collector.columns),
         row_columns=tuple(collector.row_columns),
         bindings=tuple(collector.bindings),
         functions=functions,
+        hash=_hash([facts, dataset.mature], collector),
+        dataset=dataset,
+        rows=rows,
+        at=at,
         label=dataset.label,
-        label_moment=label_moment,
+        label_moment=Moment.latest([rows.moments[c] for c in label_columns]),
         mature=dataset.mature,
-        request=request,
-        hash=_dataset_hash(dataset, collector, columns),
+        request=tuple(c for c in rows.columns if rows.moments[c].certainly_by(at)),
     )
 
 
-def _dataset_hash(dataset: Dataset, collector: _Collector, columns: Sequence[FeatureColumn]) -> str:
+def plan_features(features: Sequence[FeatureLike], location: str) -> FeaturePlan:
+    """Return the plan of features of rows that a caller brings; the columns that they read are known by the caller's word.
+
+    Raises:
+        DefinitionError: a key, name or type does not fit.
+    """
+    collector = _Collector(features, location)
+    functions = collector.collect()
+    return FeaturePlan(
+        row=tuple(collector.places),
+        columns=tuple(collector.columns),
+        row_columns=tuple(collector.row_columns),
+        bindings=tuple(collector.bindings),
+        functions=functions,
+        hash=_hash([[c.name, c.dtype] for c in collector.columns], collector),
+    )
+
+
+def _hash(facts: list[Any], collector: _Collector) -> str:
     functions = [[f.name, function_source(f.function), [str(b) for b in f.bound.values()]] for f in collector.functions]
     groups = sorted(plan.hash for plan in collector.group_plans.values())
-    facts = [collector.rows.hash, str(collector.at), [[c.name, c.dtype] for c in columns], str(dataset.label)]
-    return content_hash([facts, dataset.mature, groups, functions])
+    return content_hash([*facts, groups, functions])
 
 
 def _refuse_namesakes(collector: _Collector) -> None:
     """Refuse two different sources of one name: tables and positions are kept by name."""
-    found = {collector.rows.name: collector.rows}
-    for group in collector.group_plans:
-        source = definition_of(group.__definition__.source)
+    sources = [definition_of(c.owner) for c in collector.places if c.owner is not None]
+    sources += [definition_of(group.__definition__.source) for group in collector.group_plans]
+    found: dict[str, SourceDefinition] = {}
+    for source in sources:
         if found.setdefault(source.name, source) is not source:
             raise SchemaConflict(
                 "two sources of one name", where=source.location, got=source.name, expected="different class names"
             )
 
 
-def _refuse_repeated(columns: Sequence[FeatureColumn], dataset: Dataset) -> None:
+def _refuse_repeated(columns: Sequence[FeatureColumn], location: str) -> None:
     names = [c.name for c in columns]
     repeated = sorted({n for n in names if names.count(n) > 1})
     if repeated:
-        raise SchemaConflict(
-            "a feature is listed twice", where=dataset.location, got=repeated, expected="each feature once"
-        )
+        raise SchemaConflict("a feature is listed twice", where=location, got=repeated, expected="each feature once")
     if not names:
-        raise DefinitionError("a dataset without features", where=dataset.location, expected="features=[…]")
+        raise DefinitionError("a dataset without features", where=location, expected="features=[…]")

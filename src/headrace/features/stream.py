@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from headrace.core.errors import DataError
 from headrace.core.identity import row_hash, text_id
-from headrace.core.time import DAY
+from headrace.core.time import DAY, Instant
 from headrace.features.events import EventMaker, LaneEvent
-from headrace.features.plan import GRACE, DatasetPlan, GroupPlan
+from headrace.features.plan import GRACE, FeaturePlan, GroupPlan
 from headrace.features.rows import ABSENT, RowCodec, StoredRow
 from headrace.features.windows import OnlineLane
 from headrace.sources.definition import SourceDefinition, definition_of, shift_of
@@ -107,10 +108,31 @@ class SourceState:
         return True
 
 
+def moment_of_read(get: Get, stated: int | None, *, now: int) -> int:
+    """Return the moment of an online read: the stated one, else now, in microseconds UTC.
+
+    Where the machine's clock lags behind the newest applied arrival, that arrival counts as now.
+
+    Raises:
+        DataError: the stated moment is older than the newest applied arrival; such a question belongs to offline.
+    """
+    newest = StreamPath.newest(get) or 0
+    if stated is None:
+        return max(now, newest)
+    if stated < newest:
+        raise DataError(
+            "t is older than what the online features have seen",
+            got=Instant(stated).isoformat(),
+            expected=f"{Instant(newest).isoformat()} or later",
+            next_step="leave t out, or ask offline: headrace explain",
+        )
+    return stated
+
+
 class StreamPath:
     """Apply the reveals of all sources of some datasets to one online state."""
 
-    def __init__(self, plans: Sequence[DatasetPlan]) -> None:
+    def __init__(self, plans: Sequence[FeaturePlan]) -> None:
         groups = list({g.hash: g for plan in plans for g in plan.groups}.values())
         definitions = {definition_of(g.definition.source).name: definition_of(g.definition.source) for g in groups}
         self.sources = {name: SourceState(definition, groups) for name, definition in definitions.items()}

@@ -8,14 +8,14 @@ from typing import Any
 import pyarrow as pa
 
 from headrace.core.errors import DataError
+from headrace.pipelines.project import Project
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import RevealBatch
 from headrace.storage.ledger import Entry, Ledger
 from headrace.storage.tables import Tables
 from headrace.storage.tables.protocol import Position
-from headrace.validation.definition import Checks, ForeignKey, Warned
 from headrace.validation.record import Verdict
-from headrace.validation.run import KnownKeys, Validator
+from headrace.validation.run import KnownKeys, Validator, referred_columns
 
 QUARANTINE = "quarantine"
 
@@ -30,18 +30,19 @@ class Gatekeeper:
 
     def __init__(
         self,
-        sources: Sequence[SourceDefinition],
+        project: Project,
         ledger: Ledger,
         tables: Tables,
         *,
         state: Mapping[str, Any] | None = None,
         streaming: bool,
     ) -> None:
-        kept = state or {}
+        kept, sources = state or {}, project.plan.sources
+        period = project.settings.limits.null_rate_period
         self.ledger, self.tables, self.streaming = ledger, tables, streaming
         states = kept.get("validators", {})
-        self.validators = {s.name: Validator(s, state=states.get(s.name)) for s in sources}
-        self.known = KnownKeys(_targets(sources), kept.get("known"))
+        self.validators = {s.name: Validator(s, state=states.get(s.name), null_period=period) for s in sources}
+        self.known = KnownKeys(referred_columns(sources), kept.get("known"))
         self.held: dict[str, str] = dict(kept.get("held", {}))
 
     def judge(
@@ -97,17 +98,6 @@ class Gatekeeper:
         """Return the state as plain JSON."""
         validators = {name: v.dump() for name, v in self.validators.items()}
         return {"validators": validators, "known": self.known.dump(), "held": dict(self.held)}
-
-
-def _targets(sources: Sequence[SourceDefinition]) -> list[Any]:
-    found: dict[Any, None] = {}
-    for source in sources:
-        checks = source.checks.checks if isinstance(source.checks, Checks) else ()
-        for given in checks:
-            check = given.check if isinstance(given, Warned) else given
-            if isinstance(check, ForeignKey):
-                found[check.target] = None
-    return list(found)
 
 
 def read_reveals(tables: Tables, sources: Sequence[SourceDefinition]) -> dict[str, pa.Table]:

@@ -208,8 +208,7 @@ class _Replay:
             latency=self.stopwatch.percentiles(),
             latency_modelled=True,
         )
-        sources = self.project.plan.sources
-        gatekeeper = Gatekeeper(sources, self.ledger, stores.tables, state=kept.get("gatekeeper"), streaming=True)
+        gatekeeper = Gatekeeper(self.project, self.ledger, stores.tables, state=kept.get("gatekeeper"), streaming=True)
         state = ControlState(**kept["control"]) if kept else ControlState(labelled_until=self.plan.start)
         return ControlLoop(self.project, footing, Router(), monitoring, gatekeeper, state)
 

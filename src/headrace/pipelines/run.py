@@ -88,7 +88,7 @@ class _Run:
     def ingest(self, source: SourceDefinition, place: int, total: int) -> Ingested:
         """Read a source, drop what is known already, validate the rest and append it to its table."""
         self.progress.step("ingest and validate", place, total, source.name)
-        gatekeeper = Gatekeeper(self.project.plan.sources, self.stores.ledger, self.stores.tables, streaming=False)
+        gatekeeper = Gatekeeper(self.project, self.stores.ledger, self.stores.tables, streaming=False)
         try:
             found = load(source, self.project.settings, self.project.folder)
         except SchemaChanged as error:
@@ -110,9 +110,9 @@ class _Run:
         fresh = RevealBatch(source, _unknown(found.batch.table, known))
         quarantined = 0
         if len(fresh):
-            # The end of the batch by event time: what a batch does not reach yet is no gap in it.
-            now = int(pc.max(fresh.table[source.time.name]).as_py() or pc.max(fresh.table[ARRIVAL]).as_py())
-            verdict = gatekeeper.judge(fresh, now=now, where="run", refused=found.refused, observed=found.observed)
+            verdict = gatekeeper.judge(
+                fresh, now=fresh.newest_event, where="run", refused=found.refused, observed=found.observed
+            )
             verdict.raise_if_stopped()
             last = (described.positions.get(f"run/{source.name}") if described else None) or 0
             position = Position(f"run/{source.name}", last + 1)

@@ -15,11 +15,11 @@ import orjson
 import uvicorn
 from numpy.typing import NDArray
 
-from headrace.core.errors import ConfigurationError, DataError, HeadraceError, Unavailable
-from headrace.core.time import Clock, Instant, SystemClock
+from headrace.core.errors import ConfigurationError, HeadraceError, Unavailable
+from headrace.core.time import Clock, SystemClock
 from headrace.features.offline import direct_columns
 from headrace.features.online import OnlineFeatures
-from headrace.features.stream import DATABASE, StreamPath
+from headrace.features.stream import DATABASE, moment_of_read
 from headrace.pipelines.latency import MeasuredStopwatch, measure_reads
 from headrace.pipelines.project import Project
 from headrace.pipelines.stores import Stores, open_stores
@@ -92,11 +92,7 @@ class PipelineService:
         found: list[Answer | HeadraceError] = []
         with self.lock, self.stores.online.read() as snapshot:
             get = snapshot.getter(DATABASE)
-            newest = StreamPath.newest(get) or 0
-            if t is None:
-                t = max(int(self.clock.now()), newest)
-            elif t < newest:
-                raise _too_old(t, newest)
+            t = moment_of_read(get, t, now=int(self.clock.now()))
             for row in rows:
                 try:
                     values = self.signature.decode(row)
@@ -133,15 +129,6 @@ class PipelineService:
         """Sync the prediction log."""
         with self.lock:
             self.log.commit()
-
-
-def _too_old(t: int, newest: int) -> DataError:
-    return DataError(
-        "t is older than what the online features have seen",
-        got=Instant(t).isoformat(),
-        expected=f"{Instant(newest).isoformat()} or later",
-        next_step="leave t out, or ask offline: headrace explain",
-    )
 
 
 def _kept(answer: Answer) -> Answer:

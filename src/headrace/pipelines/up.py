@@ -79,9 +79,7 @@ class Controller(threading.Thread):
             latency_modelled=False,
         )
         state = ControlState(**kept["control"]) if kept else ControlState(labelled_until=now, serving_since=now)
-        gates = Gatekeeper(
-            self.project.plan.sources, stores.ledger, stores.tables, state=kept.get("gatekeeper"), streaming=True
-        )
+        gates = Gatekeeper(self.project, stores.ledger, stores.tables, state=kept.get("gatekeeper"), streaming=True)
         loop = ControlLoop(self.project, footing, self.service.router, monitoring, gates, state)
         loop.adopt_challenger(now)
         return loop

@@ -11,6 +11,7 @@ from headrace.core.errors import Unavailable
 from headrace.core.expressions import Column
 from headrace.core.identity import encode_key
 from headrace.features.online import OnlineFeatures
+from headrace.features.plan import DatasetPlan
 from headrace.features.record import FeatureVector
 from headrace.serving.definition import Endpoint, Threshold
 from headrace.serving.log import PredictionLog
@@ -59,7 +60,7 @@ class Core:
 
     def __init__(
         self,
-        features: OnlineFeatures,
+        features: OnlineFeatures[DatasetPlan],
         router: Router,
         log: PredictionLog,
         *,

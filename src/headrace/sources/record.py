@@ -44,6 +44,16 @@ class RevealBatch:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
+    @property
+    def newest_event(self) -> int:
+        """Return the newest event time, else the newest arrival, in microseconds UTC; 0 of an empty batch.
+
+        The end of a batch by event time: what a batch does not reach yet is no gap in it.
+        """
+        import pyarrow.compute as pc
+
+        return pc.max(self.table[self.source.time.name]).as_py() or pc.max(self.table[ARRIVAL]).as_py() or 0
+
     def reveals(self) -> Iterator[Reveal]:
         """Yield the reveals one by one, in order."""
         arrivals, ids = self.table[ARRIVAL].to_pylist(), self.table[ROW_ID].to_pylist()

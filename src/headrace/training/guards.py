@@ -51,8 +51,9 @@ def _mean_label(codes: NDArray[np.float64], label: NDArray[np.float64]) -> NDArr
 
 def _separation(values: NDArray[np.float64], label: NDArray[np.float64]) -> float:
     """Return the AUC of a feature in its better direction; a null may lie below or above every number."""
-    low, high = np.where(np.isnan(values), -np.inf, values), np.where(np.isnan(values), np.inf, values)
-    areas = [area for area in (roc_auc(label, low), roc_auc(label, high)) if area is not None]
+    null = np.isnan(values)
+    places = [values] if not null.any() else [np.where(null, -np.inf, values), np.where(null, np.inf, values)]
+    areas = [area for area in (roc_auc(label, placed) for placed in places) if area is not None]
     return max([0.5, *areas, *(1 - area for area in areas)])
 
 

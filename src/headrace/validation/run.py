@@ -193,6 +193,12 @@ class KnownKeys:
         return {name: sorted(values) for name, values in self.values.items()}
 
 
+def referred_columns(sources: Sequence[SourceDefinition]) -> list[Column[Any]]:
+    """Return the columns that some sources' foreign keys refer to, each once."""
+    found = [r.check.target for source in sources for r in plan_validation(source).references]
+    return list(dict.fromkeys(found))
+
+
 def _meters_of(definition: SourceDefinition, state: Mapping[str, Any]) -> Mapping[str, Any]:
     if state.get("format") != FORMAT:
         raise DataError(
