@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -87,19 +88,22 @@ class History:
 
     def cells(self, column: Column[Any]) -> pa.Array:
         """Return the column's value in each version, null where it is null or was not stated yet."""
+        return self._cells(column, self.origin(column))
+
+    def _cells(self, column: Column[Any], origin: Ints) -> pa.Array:
         values = self.table[column.name].combine_chunks()
-        origin = self.origin(column)
         place = self.order[np.maximum(origin, 0)] if len(self) else origin
         return values.take(pa.array(place, pa.int64(), mask=origin < 0))
 
-    def arrivals(self, column: Column[Any]) -> Ints:
-        """Return the arrival of the column's value in each version; ABSENT where none was stated yet."""
-        origin = self.origin(column)
-        return np.where(origin >= 0, self.arrival[np.maximum(origin, 0)], ABSENT) if len(self) else origin
-
-    def versions(self, columns: tuple[Column[Any], ...]) -> pa.Table:
-        """Return some columns of every version as an Arrow table under the columns' own names."""
-        return pa.table({c.name: self.cells(c) for c in columns})
+    def read(self, columns: Sequence[Column[Any]]) -> tuple[pa.Table, Ints]:
+        """Return some columns of every version, and their newest arrival (ABSENT where none was stated)."""
+        cells, newest = {}, np.full(len(self), ABSENT)
+        for column in columns:
+            origin = self.origin(column)
+            cells[column.name] = self._cells(column, origin)
+            if len(self):
+                newest = np.maximum(newest, np.where(origin >= 0, self.arrival[np.maximum(origin, 0)], ABSENT))
+        return pa.table(cells), newest
 
     def version_at(self, t: Ints) -> Ints:
         """Return, for each row, the place of its version at an instant of its own; -1 if nothing had arrived."""

@@ -156,6 +156,10 @@ def as_words(array: pa.Array) -> Ints:
 
 def dense_keys(columns: Sequence[pa.ChunkedArray]) -> tuple[list[bytes], Ints]:
     """Return the distinct encoded keys, and for each row the place of its key; -1 where a part is null."""
+    if len(columns) == 1:
+        encoded = columns[0].combine_chunks().dictionary_encode()
+        place = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+        return [encode_key([part]) or b"" for part in encoded.dictionary.to_pylist()], place
     codes = np.zeros(len(columns[0]), np.int64)
     null = np.zeros(len(codes), bool)
     dictionaries = []
@@ -179,7 +183,7 @@ def dense_keys(columns: Sequence[pa.ChunkedArray]) -> tuple[list[bytes], Ints]:
 def lane_events(plan: LanePlan, history: History) -> tuple[LaneEvents, dict[bytes, int]]:
     """Return a lane's event versions, each with the span of arrivals in which it held, and the number of each key."""
     reads = tuple(sorted(plan.reads, key=lambda c: plan.source.index[c]))
-    table = history.versions(reads)
+    table, arrival = history.read(reads)
     keys, key = dense_keys([table[c.name] for c in plan.entity])
     moment, valid = moments_on(plan.moment, table)
     valid &= key >= 0
@@ -195,7 +199,6 @@ def lane_events(plan: LanePlan, history: History) -> tuple[LaneEvents, dict[byte
         valid &= ~nulls.all(axis=1)
     words = _words(plan, columns, len(key))
     words[nulls] = 0
-    arrival = np.max([history.arrivals(c) for c in reads], axis=0)
     kept, until = _runs(history, valid, [key, moment, arrival, *words.T, *nulls.T])
     row, tied = np.zeros(len(kept), np.int64), _tied(key[kept], moment[kept], arrival[kept])
     row[tied] = history.row_hashes(kept[tied])
@@ -352,7 +355,7 @@ def rows_at(history: History, version: Ints) -> pa.Table:
 def labels(plan: DatasetPlan, history: History, version: Ints, as_of: int) -> NDArray[np.float64]:
     """Return the labels known at `as_of` of rows at given versions; NaN where there is none."""
     needed = tuple(dict.fromkeys([*columns_of(plan.label), *(c for c, _ in plan.label_moment.terms)]))
-    table = history.versions(needed).take(pa.array(version))
+    table = history.read(needed)[0].take(pa.array(version))
     value = on_table(plan.label, table).combine_chunks()
     known = value.is_valid().to_numpy(zero_copy_only=False)
     for column, offset in plan.label_moment.terms:

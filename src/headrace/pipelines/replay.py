@@ -50,7 +50,7 @@ from headrace.storage.ledger import Entry, Head
 
 CONTROL, CHECKPOINT, LIVE = "control", b"checkpoint", b"live"
 LIVE_KEPT = 24 * DAY
-THREADS = 1  # the same bits and the same speed whatever the machine has
+THREADS = 2  # whatever the machine has, so that it trains the same bits
 RESULT = "replay.json"
 EXCLUDED_FROM_DIGESTS = ("replay.begun", "replay.finished", "alert.sent")
 

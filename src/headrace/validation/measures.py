@@ -280,7 +280,9 @@ def _trim(rows: dict[int, int], most: int) -> None:
 
 
 def _pack(rows: Mapping[int, int]) -> str:
-    return b64encode(np.array(list(rows.items()), "<i8").tobytes()).decode()
+    pairs = np.empty((len(rows), 2), "<i8")
+    pairs[:, 0], pairs[:, 1] = np.fromiter(rows.keys(), "<i8", len(rows)), np.fromiter(rows.values(), "<i8", len(rows))
+    return b64encode(pairs.tobytes()).decode()
 
 
 def _unpack(text: str | None) -> dict[int, int]:
