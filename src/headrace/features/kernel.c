@@ -15,7 +15,7 @@
 #include <sys/mman.h>
 
 enum { COUNT = 0, SUM = 1, MEAN = 2, LEAST = 3, GREATEST = 4, STDDEV = 5, LATEST = 6, QUANTILE = 7, ROWS = 8 };
-enum { OK = 0, NONE = 1, EXPIRED = 2, OVERFLOWED = 3 };
+enum { OK = 0, NONE = 1, EXPIRED = 2, OVERFLOWED = 3, STALE = 6 };
 enum { CORRUPT = -1, NO_MEMORY = -2, ENOUGH = -3 };
 enum { AUTO = 0, PLAIN = 1, SWEEP = 2 };
 
@@ -25,7 +25,7 @@ enum { FIRST = 0, LAST = 1, REFERENCE = 4, ENTRY_ROWS = 5, ENTRY = 6 };
 enum { P_COUNT = 0, P_LEAST = 1, P_GREATEST = 2, P_LAST = 3, P_LAST_MOMENT = 4, P_MARKS = 5, P_SUM = 6, P_SQUARE = 9,
        PART = 14, SUM_PART = 3, SQUARE_PART = 5 };
 enum { SEEN = 1, LAST_NULL = 2, PLUS_INF = 4, MINUS_INF = 8, NANS = 16, NEGATIVE = 32, WIDE = 64 };
-enum { HEAD = 5, FORMAT = 1, ANY_LEVEL = 255, MAX_DEPTH = 16 };
+enum { HEAD = 5, HEAD_FLOOR = 3, REBUILD = 1, FORMAT = 1, ANY_LEVEL = 255, MAX_DEPTH = 16 };
 
 #define MAX_COUNT ((int64_t)1 << 32)
 
@@ -76,6 +76,7 @@ typedef struct {
   Tally own, *tally; /* what results are taken from: `own`, or a window's while sweeping */
   int64_t room;      /* of each list */
   int64_t t, edge, lower; /* values of moments in [lower, edge) enter the next window */
+  int64_t trusted; /* latest values before this instant may not be the latest */
   int32_t next, damaged;
   int64_t *words;
   uint8_t *status;
@@ -155,6 +156,7 @@ static void begin(Lane *lane, int64_t t, int64_t *words, uint8_t *status) {
   lane->t = t;
   lane->edge = lane->state ? minus(t, -1) : t;
   lane->next = lane->depth = lane->damaged = 0;
+  lane->trusted = INT64_MIN;
   lane->words = words;
   lane->status = status;
   set_lower(lane);
@@ -204,6 +206,7 @@ static int of_sum(Lane *lane, const Column *column, int kind, int type, int64_t 
 }
 
 static int of_latest(const Lane *lane, const Column *column, const Output *o, int64_t *word) {
+  if (lane->trusted > INT64_MIN && (!column->seen || column->last_moment < lane->trusted)) return STALE;
   if (!column->seen) return NONE;
   if (minus(lane->t, column->last_moment) > o->age) return EXPIRED;
   if (column->last_null) return NONE;
@@ -484,6 +487,7 @@ int64_t read_head(Lane *lane, const int64_t *head, int64_t bytes, int64_t t, int
   if (head) {
     if (bytes < HEAD * 8 || bytes % 8) return CORRUPT;
     if ((head[0] & 255) != FORMAT || (head[0] >> 8 & 255) != lane->columns) return CORRUPT;
+    if (head[0] >> 16 & REBUILD) lane->trusted = head[HEAD_FLOOR];
     int64_t sealed = (int64_t)((uint64_t)head[0] >> 32) * entry_words(lane), open = bytes / 8 - HEAD - sealed;
     if (open < 0 || push(lane, head + HEAD, sealed, ANY_LEVEL)) return CORRUPT;
     if (push(lane, head + HEAD + sealed, open, 0)) return CORRUPT;

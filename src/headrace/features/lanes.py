@@ -3,7 +3,7 @@
 A *lane* is the value columns of one feature group that share moment and condition. Under a lane's key stands a head; a
 block has the key, `c` and its number (4 bytes, big endian). All is little-endian 8-byte words, for m columns:
 
-    head    marks (format, m, flags: a byte each; 2 bytes free; number of entries: 4 bytes), version, newest applied
+    head    marks (format, m, flags, removals: a byte each; number of entries: 4 bytes), version, newest applied
             arrival, floor (older events may be gone), next block number; then entries, then open events
     event   moment, arrival, row hash, null mask, m values; in the order (moment, arrival, row hash)
     entry   first moment, last (moment, arrival, row hash), block number << 8 | level, rows; then for each column 14
@@ -28,11 +28,13 @@ from typing import Any, NamedTuple, Protocol
 from headrace.core.errors import Corrupt, DataError, DefinitionError, InternalError
 
 FORMAT = 1
-REBUILD = 1  # a flag: the newest value is gone by a retraction, only history knows the one before
+REBUILD = 1  # a flag: of a column without values above the floor only history knows the latest one
 MAX_COLUMNS = 64  # bits of a null mask
 # 96 events of one column are 3,840 bytes, one page; 16 stay open, so that slightly late events stay cheap.
 SEAL, SLACK, FAN, MOST_ENTRIES = 96, 16, 8, 28
-DEPTH = 8  # newest values of each column that a lane with `latest` keeps whatever their age
+# Newest values of each column that a lane with `latest` keeps whatever their age. Until as many have been removed, the
+# newest kept value is the newest there is: a late one below the floor is older than any of them.
+DEPTH = 8
 NEVER, END = -(2**63), 2**63 - 1
 HEAD, ORDER, ENTRY = Struct("<Q4q"), Struct("<3q"), Struct("<6q")
 ENTRY_BYTES, PART_BYTES = 48, 112
@@ -167,6 +169,7 @@ def damaged(key: bytes, what: str) -> Corrupt:
 @dataclass(slots=True)
 class _Head:
     flags: int
+    removals: int
     version: int
     newest: int
     floor: int
@@ -186,8 +189,10 @@ class Chunks:
         self.limit = (seal + SLACK) * self.event
         self.marks = FORMAT | columns << 8
 
-    def change(self, store: Store, key: bytes, add: tuple[int, int, int, bytes] | None, remove: Order | None) -> None:
+    def change(self, store: Store, key: bytes, add: tuple[int, int, int, bytes] | None, remove: Order | None) -> bool:
         """Take an event out and put one in, with one write of the head; an absent one is no error.
+
+        Returns whether the key now has to be rebuilt from history, and had not before.
 
         Raises:
             Corrupt: the stored bytes are damaged.
@@ -196,9 +201,8 @@ class Chunks:
         if add is not None and 24 + len(add[3]) != self.event:
             raise InternalError("an event of another lane", where=f"key {key!r}", got=add)
         if add is not None and remove is None and blob is not None and self._append(store, key, blob, add):
-            return
-        if blob is not None or add is not None:
-            self._change(store, key, blob, add, remove)
+            return False
+        return (blob is not None or add is not None) and self._change(store, key, blob, add, remove)
 
     def _append(self, store: Store, key: bytes, blob: bytes, add: tuple[int, int, int, bytes]) -> bool:
         """Put a newest event behind the open ones, if that is all there is to do."""
@@ -222,7 +226,7 @@ class Chunks:
         blob: bytes | None,
         add: tuple[int, int, int, bytes] | None,
         remove: Order | None,
-    ) -> None:
+    ) -> bool:
         head = self.load(key, blob)
         # Of what fell below the floor no admissible read can see anything, unless it may be the latest value.
         floor = NEVER if self.lane.latest else head.floor
@@ -233,16 +237,18 @@ class Chunks:
         if remove is not None and (add is None or remove != add[:3]):
             edits.append((remove, b""))
         edits = [edit for edit in edits if edit[0][0] >= floor]
-        watched = remove is not None and self.lane.latest and head.floor > NEVER
-        before = self._values(head) if watched else []
         self._apply(store, key, head, edits)
-        if watched and any(had and not has for had, has in zip(before, self._values(head), strict=True)):
-            head.flags |= REBUILD
+        lost = False
+        if remove is not None and self.lane.latest and head.floor > NEVER and head.removals < DEPTH:
+            head.removals += 1
+            lost = head.removals == DEPTH
+            head.flags |= REBUILD * lost
         if len(head.open) >= self.limit:
             self._seal(store, key, head)
         head.version += 1
-        marks = self.marks | head.flags << 16 | len(head.sealed) // self.entry << 32
+        marks = self.marks | head.flags << 16 | head.removals << 24 | len(head.sealed) // self.entry << 32
         store.put(key, HEAD.pack(marks, head.version, head.newest, head.floor, head.number) + head.sealed + head.open)
+        return lost
 
     def load(self, key: bytes, blob: bytes | None) -> _Head:
         """Return a key's head, an empty one for None.
@@ -251,7 +257,7 @@ class Chunks:
             Corrupt: the bytes are no head of this lane.
         """
         if blob is None:
-            return _Head(0, 0, NEVER, NEVER, 1, b"", b"")
+            return _Head(0, 0, 0, NEVER, NEVER, 1, b"", b"")
         if len(blob) < HEAD.size:
             raise damaged(key, f"{len(blob)} bytes")
         marks, version, newest, floor, number = HEAD.unpack_from(blob)
@@ -262,7 +268,9 @@ class Chunks:
             raise damaged(key, f"{len(blob)} bytes for {marks >> 32} entries")
         if not (0 <= version < END and 0 < number < 1 << 32 and floor < END):
             raise damaged(key, f"version {version}, block {number}, floor {floor}")
-        return _Head(marks >> 16 & 255, version, newest, floor, number, blob[HEAD.size : end], blob[end:])
+        return _Head(
+            marks >> 16 & 255, marks >> 24 & 255, version, newest, floor, number, blob[HEAD.size : end], blob[end:]
+        )
 
     def _apply(self, store: Store, key: bytes, head: _Head, edits: list[tuple[Order, bytes]]) -> None:
         deep = []
@@ -374,6 +382,8 @@ class Chunks:
             end += self.entry
         if end == 0:
             return
+        if not head.flags & REBUILD and all(n >= DEPTH for n in self._values_above(head)):
+            head.removals = 0
         old, head.sealed = head.sealed[:end], head.sealed[end:]
         rest = b"".join(reversed(self._survivors(store.get, key, old, self._values(head)))) if self.lane.latest else b""
         head.floor = min(self._last(old, end - self.entry)[0], END - 2) + 1
@@ -389,6 +399,14 @@ class Chunks:
             counts = [a + b for a, b in zip(counts, self._entry_values(head.sealed, at), strict=True)]
         for at in range(0, len(head.open), self.event):
             counts = [a + b for a, b in zip(counts, self._event_values(head.open, at), strict=True)]
+        return counts
+
+    def _values_above(self, head: _Head) -> list[int]:
+        """Count at least some, and where blocks begin above the floor all, of each column's values above it."""
+        counts = [0] * self.columns
+        for at in range(0, len(head.sealed), self.entry):
+            if ORDER.unpack_from(head.sealed, at)[0] >= head.floor:
+                counts = [a + b for a, b in zip(counts, self._entry_values(head.sealed, at), strict=True)]
         return counts
 
     def _entry_values(self, entries: bytes, at: int) -> list[int]:
@@ -419,6 +437,17 @@ class Chunks:
                     found.append(block[i : i + self.event])
                     kept[:] = [a + b for a, b in zip(kept, values, strict=True)]
         return found
+
+    def clear(self, store: Store, key: bytes) -> None:
+        """Drop a key's head and blocks.
+
+        Raises:
+            Corrupt: the stored bytes are damaged.
+        """
+        head = self.load(key, store.get(key))
+        for at in range(0, len(head.sealed), self.entry):
+            self._drop(store, key, self._reference(head.sealed, at))
+        store.delete(key)
 
     def _drop(self, store: Store, key: bytes, reference: int) -> None:
         if reference & 255:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import pyarrow as pa
 
-OK, NULL, EXPIRED, OVERFLOW, NO_KEY, NOT_FOUND = range(6)
-STATUS = ("OK", "NULL", "EXPIRED", "OVERFLOW", "NO_KEY", "NOT_FOUND")
+OK, NULL, EXPIRED, OVERFLOW, NO_KEY, NOT_FOUND, REBUILD = range(7)
+STATUS = ("OK", "NULL", "EXPIRED", "OVERFLOW", "NO_KEY", "NOT_FOUND", "REBUILD")
 
 
 @dataclass(frozen=True)

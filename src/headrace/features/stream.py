@@ -2,7 +2,7 @@
 
 The state is a pure function of the set of applied reveals; order, duplicates and lateness do not matter.
 Keys: `L…` lanes, `R` source, row id: rows; `T` id: texts; `E` day, source, row id: when to look at a row for expiry;
-`M…` positions.
+`B` lane's key: to be rebuilt from history; `M…` positions.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from headrace.storage.keyvalue import Access, Get, Transaction
 
 DATABASE = "online"
 NEWEST = b"Mnewest"
+WAITING = b"B"
 
 
 class _LaneWriter:
@@ -32,12 +33,13 @@ class _LaneWriter:
     def move(self, store: Access, old: LaneEvent | None, new: LaneEvent | None) -> None:
         """Replace a row's old event in the lane by its new one."""
         if old is not None and new is not None and old.key == new.key:
-            self.online.change(store, new.key, new[1:], old[1:4])
-            return
-        if old is not None:
-            self.online.change(store, old.key, None, old[1:4])
-        if new is not None:
-            self.online.change(store, new.key, new[1:], None)
+            lost = self.online.change(store, new.key, new[1:], old[1:4])
+        else:
+            lost = old is not None and self.online.change(store, old.key, None, old[1:4])
+            if new is not None:
+                self.online.change(store, new.key, new[1:], None)
+        if lost and old is not None:
+            store.put(WAITING + old.key, b"")
 
 
 class SourceState:
@@ -170,6 +172,16 @@ class StreamPath:
         store.put(NEWEST, newest.to_bytes(8, "big", signed=True))
         for source, position in positions.items():
             store.put(b"Mposition" + source.encode(), position.to_bytes(8, "big", signed=True))
+
+    @staticmethod
+    def waiting(transaction: Transaction) -> list[bytes]:
+        """Return the lanes' keys that have to be rebuilt from history."""
+        return [key[len(WAITING) :] for key, _ in transaction.items(DATABASE, WAITING)]
+
+    @staticmethod
+    def repaired(store: Access, key: bytes) -> None:
+        """Note that a lane's key was rebuilt."""
+        store.delete(WAITING + key)
 
     @staticmethod
     def newest(get: Get) -> int | None:

@@ -39,6 +39,7 @@ __all__ = [
     "STATUS_NULL",
     "STATUS_OK",
     "STATUS_OVERFLOW",
+    "STATUS_REBUILD",
     "Lane",
     "LaneEvents",
     "LiveEvent",
@@ -50,7 +51,7 @@ __all__ = [
 ]
 
 KERNEL_VERSION = 1  # part of every group's hash: raise it when a result or the stored layout changes
-STATUS_OK, STATUS_NULL, STATUS_EXPIRED, STATUS_OVERFLOW = range(4)
+STATUS_OK, STATUS_NULL, STATUS_EXPIRED, STATUS_OVERFLOW, STATUS_REBUILD = 0, 1, 2, 3, 6
 AGGREGATES = {"count": 0, "sum": 1, "mean": 2, "min": 3, "max": 4, "stddev": 5, "latest": 6, "quantile": 7}
 COUNT_ROWS = 8
 NO_MEMORY = -2
@@ -208,22 +209,33 @@ class OnlineLane:
         self._into: tuple[Ints, Bytes] = self.words, self.status
         self._words_at, self._status_at = self.words.ctypes.data, self.status.ctypes.data
 
-    def change(self, store: Store, key: bytes, add: tuple[int, int, int, bytes] | None, remove: Order | None) -> None:
+    def change(self, store: Store, key: bytes, add: tuple[int, int, int, bytes] | None, remove: Order | None) -> bool:
         """Take an event out and put one in, with one write of the key's head; an absent one is no error.
 
         `add` is (moment, arrival, row hash, `lane.pack(values)`), `remove` the first three of an earlier one. The caller
         knows from its row store which event a row had; at most one may live for each row.
 
+        Returns whether so many newest values have been removed that only history knows which one is the latest: until
+        `clear` and all its events again, reads of `latest` then answer REBUILD where no newer value has come.
+
         Raises:
             Corrupt: the stored bytes are damaged.
         """
-        self.chunks.change(store, key, add, remove)
+        return self.chunks.change(store, key, add, remove)
+
+    def clear(self, store: Store, key: bytes) -> None:
+        """Drop everything that is kept under a key.
+
+        Raises:
+            Corrupt: the stored bytes are damaged.
+        """
+        self.chunks.clear(store, key)
 
     def read(self, get: Get, key: bytes, t: int) -> None:
         """Compute all outputs of a key at `t` (microseconds UTC), not before the newest applied arrival.
 
-        Where `status` is not 0 (1 null, 2 expired, 3 an integer sum beyond int64), the word is NaN for a float output and 0
-        for others. The count of nothing is 0, everything else of nothing null.
+        Where `status` is not 0 (1 null, 2 expired, 3 an integer sum beyond int64, 6 only history knows), the word is NaN
+        for a float output and 0 for others. The count of nothing is 0, everything else of nothing null.
 
         Raises:
             Corrupt: the stored bytes are damaged.
@@ -286,7 +298,7 @@ class OnlineLane:
         return self.chunks.load(key, get(key)).version
 
     def needs_rebuild(self, get: Get, key: bytes) -> bool:
-        """Return whether a retraction took the last kept value of a column, so that only history knows the one before."""
+        """Return whether removals may have taken all kept newest values of a column, so that history must be asked."""
         return bool(self.chunks.load(key, get(key)).flags & REBUILD)
 
 

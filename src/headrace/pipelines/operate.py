@@ -6,9 +6,9 @@ import getpass
 
 from headrace.core.time import SystemClock
 from headrace.features.stream import DATABASE, StreamPath
-from headrace.pipelines.gatekeeper import read_reveals
+from headrace.pipelines.gatekeeper import read_reveals, reveals_table
 from headrace.pipelines.project import Project
-from headrace.pipelines.stores import open_stores
+from headrace.pipelines.stores import CONTROL, applied_key, open_stores
 from headrace.pipelines.view import Progress, View
 from headrace.registry.run import Registry
 from headrace.sources.record import ARRIVAL, RevealBatch
@@ -69,6 +69,8 @@ def rebuild_online(project: Project, *, state: str | None, progress: Progress) -
             access = transaction.access(DATABASE)
             for key in [key for key, _ in transaction.items(DATABASE)]:
                 access.delete(key)
+            for source in project.plan.sources:  # killed from here on, `run` fills the store
+                transaction.delete(CONTROL, applied_key(source.name))
         for source in project.plan.sources:
             table = reveals[source.name].sort_by(ARRIVAL)
             for start in range(0, table.num_rows, APPLY_AT_ONCE):
@@ -82,4 +84,8 @@ def rebuild_online(project: Project, *, state: str | None, progress: Progress) -
                 progress.step("rebuilding", applied, total, source.name)
         with stores.online.write() as transaction:
             path.expire(transaction, newest)
+            for source in project.plan.sources:
+                described = stores.tables.describe(reveals_table(source.name))
+                version = 0 if described is None else described.version
+                transaction.put(CONTROL, applied_key(source.name), str(version).encode())
     return View(f"Rebuilt the online store from {applied:,} reveals", {"reveals": applied, "newest": newest})

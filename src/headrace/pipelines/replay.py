@@ -22,6 +22,7 @@ from headrace.core.expressions import columns_of, per_row
 from headrace.core.identity import canonical, content_hash
 from headrace.core.time import DAY, HOUR, Instant, VirtualClock
 from headrace.features.online import OnlineFeatures
+from headrace.features.repair import repair
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.monitoring.drift import DriftWatch, VectorBlock
 from headrace.monitoring.incidents import FileChannel, Incidents
@@ -30,12 +31,12 @@ from headrace.monitoring.plan import MonitoringState
 from headrace.monitoring.run import Monitoring
 from headrace.pipelines.control import ControlLoop, ControlState
 from headrace.pipelines.faults import Fault, retyped, spoil
-from headrace.pipelines.gatekeeper import Gatekeeper
+from headrace.pipelines.gatekeeper import Gatekeeper, read_reveals
 from headrace.pipelines.latency import ModelledStopwatch
 from headrace.pipelines.learning import Footing
 from headrace.pipelines.once import OnceLedger, without_measured
 from headrace.pipelines.project import Project
-from headrace.pipelines.stores import Stores, open_stores, state_path
+from headrace.pipelines.stores import CONTROL, Stores, open_stores, state_path
 from headrace.pipelines.view import Progress
 from headrace.pipelines.world import World
 from headrace.registry.run import Registry
@@ -48,7 +49,7 @@ from headrace.sources.run import load
 from headrace.storage.keyvalue import Access, Transaction
 from headrace.storage.ledger import Entry, Head
 
-CONTROL, CHECKPOINT, LIVE = "control", b"checkpoint", b"live"
+CHECKPOINT, LIVE = b"checkpoint", b"live"
 LIVE_KEPT = 24 * DAY
 THREADS = 2  # whatever the machine has, so that it trains the same bits
 RESULT = "replay.json"
@@ -289,7 +290,6 @@ class _Replay:
                     end += 1
                 self._hour(events[at:end], access)
                 at = end
-            self.path.expire(transaction, day + DAY)
             self._end_day(day, verdicts, transaction)
 
     def _hour(self, events: list[tuple[int, int, Any, Any]], access: Access) -> None:
@@ -334,6 +334,8 @@ class _Replay:
         number = self._segment(day)
         for verdict in verdicts:
             self.loop.gatekeeper.store(verdict, "replay", number)
+        self.path.expire(transaction, day + DAY)
+        repair(transaction, self.project.plan, lambda: read_reveals(self.stores.tables, self.project.plan.sources))
         words, status, scores = self.log.block.arrays(len(self.project.plan.columns))
         texts = [list(column) for column in zip(*self.log.block.texts, strict=True)]
         if len(scores):

@@ -6,6 +6,7 @@ there, and the same command on the same data does nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +17,13 @@ import pyarrow.compute as pc
 from headrace.core.errors import GateRefused, SchemaChanged
 from headrace.core.identity import content_hash
 from headrace.core.time import Clock, Instant, SystemClock
+from headrace.features.repair import repair
 from headrace.features.stream import DATABASE, StreamPath
-from headrace.pipelines.gatekeeper import Gatekeeper, reveals_table
+from headrace.pipelines.gatekeeper import Gatekeeper, read_reveals, reveals_table
 from headrace.pipelines.latency import measure_reads
 from headrace.pipelines.learning import Candidate, Footing, learn
 from headrace.pipelines.project import Project
-from headrace.pipelines.stores import Stores, open_stores
+from headrace.pipelines.stores import CONTROL, Stores, applied_key, open_stores
 from headrace.pipelines.view import Progress, Table, View
 from headrace.registry.run import Registry
 from headrace.sources.definition import SourceDefinition
@@ -139,7 +141,7 @@ class _Run:
         """
         path, batches = StreamPath([self.project.plan]), []
         with self.stores.online.read() as snapshot:
-            applied = {i.source: snapshot.get("control", b"applied/" + i.source.encode()) for i in ingested}
+            applied = {i.source: snapshot.get(CONTROL, applied_key(i.source)) for i in ingested}
         for part in ingested:
             held = applied[part.source]
             behind = int(held) if held is not None else -1
@@ -162,12 +164,16 @@ class _Run:
                 done += len(piece)
                 self.progress.step("online features", done, total, part.source)
             with self.stores.online.write() as transaction:
-                transaction.put("control", b"applied/" + part.source.encode(), str(part.version).encode())
+                transaction.put(CONTROL, applied_key(part.source), str(part.version).encode())
                 path.expire(transaction, newest)
+                repair(transaction, self.project.plan, self._reveals)
         self.rows.append(
             ["features", f"{total:,} reveals applied to the online store", f"up to {Instant(newest).isoformat()}"]
         )
         return newest
+
+    def _reveals(self) -> Mapping[str, pa.Table]:
+        return read_reveals(self.stores.tables, self.project.plan.sources)
 
     def _newest(self, path: StreamPath) -> int:
         with self.stores.online.read() as snapshot:

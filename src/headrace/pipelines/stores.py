@@ -16,7 +16,8 @@ from headrace.storage.ledger import Ledger, open_ledger
 from headrace.storage.state import StateFolder
 from headrace.storage.tables import Tables, open_tables
 
-DATABASES = (DATABASE, "control")
+CONTROL = "control"
+DATABASES = (DATABASE, CONTROL)
 PREDICTIONS = "predictions"
 
 
@@ -34,6 +35,11 @@ class Stores:
     def predictions(self) -> Path:
         """Return the folder of the prediction log."""
         return self.state.folder(PREDICTIONS)
+
+
+def applied_key(source: str) -> bytes:
+    """Return under which key of the control database the table version stands that was applied to the online store."""
+    return b"applied/" + source.encode()
 
 
 def state_path(project: Project, state: str | None) -> Path:

@@ -23,12 +23,13 @@ from headrace.pipelines.gatekeeper import Gatekeeper
 from headrace.pipelines.learning import Footing
 from headrace.pipelines.project import Project
 from headrace.pipelines.serve import FOLLOW_SECONDS, PipelineService, serve
+from headrace.pipelines.stores import CONTROL
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import RevealBatch
 from headrace.sources.run import load_stream
 from headrace.storage.streams import Streams, open_streams
 
-CONTROL, STATE, LIVE = "control", b"up/state", b"up/live"
+STATE, LIVE = b"up/state", b"up/live"
 THREADS = 1
 EVENTS_AT_ONCE = 1_000
 

@@ -241,7 +241,14 @@ def delong(labels: ArrayLike, scores: Floats) -> tuple[Floats, Floats] | None:
         return None
     above = np.stack([share_below(row, other) for row, other in zip(positive, negative, strict=True)])
     under = np.stack([1.0 - share_below(row, other) for row, other in zip(negative, positive, strict=True)])
-    return above.mean(axis=1), np.atleast_2d(np.cov(above)) / hits + np.atleast_2d(np.cov(under)) / misses
+    return above.mean(axis=1), _covariance(above) / hits + _covariance(under) / misses
+
+
+def _covariance(rows: Floats) -> Floats:
+    """Return the sample covariances (n - 1) of rows of values, without BLAS, whose sums depend on its threads."""
+    apart = rows - rows.mean(axis=1, keepdims=True)
+    found: Floats = np.array([[(a * b).sum() for b in apart] for a in apart]) / (rows.shape[1] - 1)
+    return found
 
 
 def share_below(values: Floats, others: Floats) -> Floats:

@@ -228,7 +228,8 @@ def profile_numbers(data: NDArray[np.float64], bins: int, like: Profile | None) 
     if inner.size:
         centre = float(inner.mean())
         deviations = inner - centre
-        moments |= {"mean": centre, "squares": float(np.dot(deviations, deviations))}
+        # No BLAS: its sums depend on how many threads it has.
+        moments |= {"mean": centre, "squares": float(np.square(deviations).sum())}
         moments |= {"minimum": float(inner.min()), "maximum": float(inner.max())}
     return Profile("numeric", int(data.size), nulls, counts, tuple(float(edge) for edge in edges), **moments)
 

@@ -16,6 +16,7 @@ from headrace.features.windows import (
     STATUS_NULL,
     STATUS_OK,
     STATUS_OVERFLOW,
+    STATUS_REBUILD,
     Lane,
     LaneEvents,
     OnlineLane,
@@ -213,7 +214,33 @@ def test_old_events_go_but_the_newest_values_of_each_column_stay() -> None:
     assert len(store) < 20
     online.change(store, KEY, None, (0, 0, 0))
     assert read(online, store, 5000) == ["null"]
+
+
+def test_a_latest_value_that_only_history_knows_is_none_and_says_so_until_it_is_rebuilt() -> None:
+    lane = Lane((INT,), (10,), keep=20, latest=True)
+    online, store = filled(lane, [Output(0, "latest", None, None)], [(i, [i]) for i in range(100)], seal=4)
+    online.change(store, KEY, (2, 200, 7, lane.pack([777])), None)  # late, and older than much that was dropped
+    lost = [online.change(store, KEY, None, (i, i, i)) for i in range(99, 39, -1)]
+    assert lost.count(True) == 1
     assert online.needs_rebuild(store.get, KEY)
+    online.read(store.get, KEY, 500)
+    assert online.status.tolist() == [STATUS_REBUILD]
+    online.change(store, KEY, (300, 300, 8, lane.pack([8])), None)
+    assert read(online, store, 500) == [8]  # newer than all that was dropped
+    online.clear(store, KEY)
+    assert not store
+    for i in range(40):
+        online.change(store, KEY, (i, i, i, lane.pack([i])), None)
+    assert read(online, store, 500) == [39]
+
+
+def test_values_that_come_after_removals_are_trusted_again() -> None:
+    lane = Lane((INT,), (10,), keep=20, latest=True)
+    online, store = filled(lane, [Output(0, "latest", None, None)], [(i, [i]) for i in range(100)], seal=4)
+    for start in range(100, 1000, 50):
+        for i in range(start, start + 50):
+            online.change(store, KEY, (i, i, i, lane.pack([i])), None)
+        assert not any(online.change(store, KEY, None, (i, i, i)) for i in range(start + 45, start + 50))
 
 
 def test_a_hot_key_keeps_a_small_head() -> None:

@@ -1,0 +1,113 @@
+"""Keys whose newest values were taken back are refilled from history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import headrace as hr
+from headrace.core.time import DAY, HOUR
+from headrace.features.history import History
+from headrace.features.offline import OfflineFeatures
+from headrace.features.online import OnlineFeatures
+from headrace.features.plan import plan_features
+from headrace.features.record import REBUILD
+from headrace.features.repair import repair
+from headrace.features.stream import DATABASE, StreamPath
+from headrace.sources.definition import definition_of
+from headrace.sources.plan import reveal_of
+from headrace.sources.record import ARRIVAL, Reveal
+from headrace.sources.run import batch_of
+from headrace.storage.keyvalue import KeyValue, open_keyvalue
+
+HOURS, TAKEN_BACK = 400, 150
+
+
+class Readings(hr.Source):
+    reading: hr.Column[str] = hr.row_id()
+    at: hr.Column[hr.Instant] = hr.event_time()
+    meter: hr.Column[str] = hr.entity()
+    level: hr.Column[float | None] = hr.column()
+    note: hr.Column[str | None] = hr.column()
+
+
+class Meter(hr.FeatureGroup, of=Readings, entity=Readings.meter):
+    now = hr.latest(Readings.level, Readings.note)
+    day = hr.count(Readings.level).over("24h")
+
+
+SOURCE, PLAN = definition_of(Readings), plan_features([Meter], "test")
+
+
+def reveals() -> list[Reveal]:
+    """Return hourly readings of two meters, and then, a day later, that of one most of the newest had no level."""
+    found: list[Reveal] = []
+    for meter in ("a", "b"):
+        for i in range(HOURS):
+            event: dict[str, Any] = {"reading": f"{meter}{i}", "at": i * HOUR, "meter": meter, "level": float(i)}
+            found += reveal_of(SOURCE, {**event, "note": f"n{i}", ARRIVAL: i * HOUR})
+    end = HOURS * HOUR + DAY
+    for i in range(HOURS - TAKEN_BACK, HOURS):
+        event = {"reading": f"a{i}", "at": i * HOUR, "meter": "a", "level": None, "note": None, ARRIVAL: end + i}
+        found += reveal_of(SOURCE, event)
+    return sorted(found, key=lambda r: r.arrival)
+
+
+@pytest.fixture
+def store() -> Iterator[KeyValue]:
+    with open_keyvalue("memory:", databases=[DATABASE]) as opened:
+        path = StreamPath([PLAN])
+        with opened.write() as transaction:
+            access = transaction.access(DATABASE)
+            for reveal in reveals():
+                path.apply(access, "Readings", reveal)
+            path.commit(access, max(r.arrival for r in reveals()), {})
+        yield opened
+
+
+def online(store: KeyValue, meter: str, t: int) -> tuple[dict[str, Any], list[int]]:
+    with store.read() as snapshot:
+        vector = OnlineFeatures(PLAN).read(snapshot.getter(DATABASE), [meter], t)
+        return vector.to_dict(), vector.status.tolist()
+
+
+def test_until_a_key_is_repaired_its_latest_values_are_unknown_and_then_those_of_history(store: KeyValue) -> None:
+    batch = batch_of(SOURCE, reveals())
+    t = max(r.arrival for r in reveals())
+    before, status = online(store, "a", t)
+    assert before["Meter.now[level]"] is None and REBUILD in status
+    asked: list[str] = []
+
+    def read() -> dict[str, pa.Table]:
+        asked.append("read")
+        return {"Readings": batch.table}
+
+    with store.write() as transaction:
+        assert repair(transaction, PLAN, read) > 0
+    with store.write() as transaction:
+        assert repair(transaction, PLAN, read) == 0
+    assert asked == ["read"]
+    for meter in ("a", "b"):
+        after, status = online(store, meter, t)
+        keys = pa.table({"meter": [meter]})
+        history = {"Readings": History.build(SOURCE, batch.table, t)}
+        offline = OfflineFeatures(PLAN, history).compute(keys, np.array([t]))
+        wanted = offline.table(PLAN).to_pylist()[0]
+        assert after == wanted
+        assert status == offline.status[0].tolist()
+    assert online(store, "a", t)[0]["Meter.now[level]"] == float(HOURS - TAKEN_BACK - 1)
+
+
+def test_a_repair_knows_nothing_that_was_not_applied_yet(store: KeyValue) -> None:
+    later = reveal_of(
+        SOURCE,
+        {"reading": "new", "at": HOURS * HOUR, "meter": "a", "level": 7.0, "note": "x", ARRIVAL: 2 * HOURS * HOUR},
+    )
+    table = batch_of(SOURCE, [*reveals(), *later]).table
+    with store.write() as transaction:
+        repair(transaction, PLAN, lambda: {"Readings": table})
+    assert online(store, "a", 3 * HOURS * HOUR)[0]["Meter.now[level]"] == float(HOURS - TAKEN_BACK - 1)
