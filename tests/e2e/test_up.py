@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import threading
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from headrace.cli.template import write_project
+from headrace.core.settings import ServingSettings
 from headrace.core.time import DAY, Instant, VirtualClock
 from headrace.pipelines.project import Project, load_project
 from headrace.pipelines.run import run
 from headrace.pipelines.serve import PipelineService
-from headrace.pipelines.stores import open_stores
+from headrace.pipelines.stores import Stores, open_stores
 from headrace.pipelines.up import Controller
 from headrace.pipelines.view import Silent
 from headrace.serving.core import Answer
@@ -64,3 +68,74 @@ def test_an_event_is_a_feature_after_the_next_tick_and_a_restart_applies_nothing
             service.log.close()
             refused = stores.tables.read("quarantine")
             assert [r for r in refused["reason"].to_pylist() if "not JSON" in r] == [refused["reason"].to_pylist()[-1]]
+
+
+def test_a_day_that_is_over_is_sealed_and_judged_for_drift_and_so_is_what_a_kill_left_open(project: Project) -> None:
+    clock = VirtualClock(Instant(NOW + 3 * DAY))
+    with (
+        open_stores(project, None, clock=clock, write=True) as stores,
+        open_streams(stores.state.url("streams"), clock=clock) as streams,
+    ):
+        service = PipelineService(project, stores, clock)
+        controller = Controller(service, streams, seed=0)
+        left = service.log.segment
+        ask(service, "left open")
+        assert sealed(stores) == set(range(1, left))
+        again = PipelineService(project, stores, clock)  # as after a kill
+        assert sealed(stores) == set(range(1, left + 1))
+        controller = Controller(again, streams, seed=0)
+        watch = controller.loop.monitoring.drift
+        assert watch is not None
+        before = watch.served
+        for number in range(30):
+            ask(again, f"served {number}")
+        clock.advance_to(clock.now() + DAY)
+        controller.tick()
+        assert sealed(stores) == set(range(1, again.log.segment))
+        assert again.log.segment == left + 2
+        assert watch.served == before + 1
+        assert again.log.block.seen == 0
+        again.log.close()
+        service.log.close()
+
+
+def sealed(stores: Stores) -> set[int]:
+    return {int(r.subject.removeprefix("segment-")) for r in stores.ledger.read(kinds=["log.sealed"])}
+
+
+def test_requests_are_answered_while_a_model_is_trained(project: Project, tmp_path: Path) -> None:
+    clock, state = VirtualClock(Instant(NOW - 29 * DAY)), str(tmp_path / "state")
+    run(project, state=state, seed=0, progress=Silent(), clock=clock)
+    with (
+        open_stores(project, state, clock=clock, write=True) as stores,
+        open_streams(stores.state.url("streams"), clock=clock) as streams,
+    ):
+        service = PipelineService(project, stores, clock)
+        controller = Controller(service, streams, seed=1)
+        clock.advance_to(clock.now() + 31 * DAY)
+        worker = threading.Thread(target=controller.tick)
+        worker.start()
+        answers = 0
+        while worker.is_alive():
+            ask(service, f"meanwhile {answers}")
+            answers += controller.loop.monitoring.state.in_flight
+        assert len(stores.ledger.read(kinds=["retrained"])) == 1
+        assert answers > 20
+        service.log.close()
+
+
+def test_with_no_sync_interval_an_answer_is_on_the_disk_before_it_is_given(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = project.settings.model_copy(update={"serving": ServingSettings(log_sync=0)})
+    strict = replace(project, settings=settings)
+    clock = VirtualClock(Instant(NOW + 40 * DAY))
+    for one, expected in ((strict, 1), (project, 0)):
+        with open_stores(one, None, clock=clock, write=True) as stores:
+            service = PipelineService(one, stores, clock)
+            synced: list[int] = []
+            with monkeypatch.context() as patched:
+                patched.setattr("headrace.serving.log.os.fsync", synced.append)
+                ask(service, "asked")
+            assert len(synced) == expected
+            service.log.close()

@@ -115,12 +115,22 @@ class LimitSettings(Table):
     batch_rows: int = Field(default=4096, gt=0, description="rows of one request")
 
 
+class ServingSettings(Table):
+    """Say how answers are given and kept."""
+
+    log_sync: Duration = Field(
+        default=10**6, description="how often the prediction log is synced to the disk; 0: before each answer"
+    )
+    window_rows: int = Field(default=100_000, ge=0, description="feature vectors of a day kept for drift monitors")
+
+
 class Settings(Table):
     """Hold a project's settings; every value has a default."""
 
     project: ProjectSettings = ProjectSettings()
     sources: dict[str, SourceSettings] = Field(default={}, description="by the source's class name")
     stores: StoreSettings = StoreSettings()
+    serving: ServingSettings = ServingSettings()
     limits: LimitSettings = LimitSettings()
     alerts: dict[str, str] = Field(
         default={}, repr=False, description="channel = URL, as ops = stderr: or ops = file:PATH"

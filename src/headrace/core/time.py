@@ -127,6 +127,23 @@ def format_duration(microseconds: int) -> str:
     return f"{microseconds}us"
 
 
+def rough_duration(microseconds: int) -> str:
+    """Write a duration for people: its two largest units, the rest left out.
+
+    >>> rough_duration(46_368_000_000), rough_duration(90_000_000), rough_duration(1_500)
+    ('12h52m', '1m30s', '1ms500us')
+    """
+    parts: list[str] = []
+    rest = microseconds
+    for unit, size in sorted(UNITS.items(), key=lambda item: -item[1]):
+        count, rest = (0, rest) if unit == "w" else divmod(rest, size)
+        if count or parts:
+            parts.append(f"{count}{unit}" if count else "")
+        if len(parts) == 2:
+            break
+    return "".join(parts) or "0s"
+
+
 class Clock(Protocol):
     """Tell the time; the system's in production, a virtual one in replay and tests."""
 

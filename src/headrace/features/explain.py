@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from headrace.core.errors import UnknownColumn, did_you_mean
 from headrace.core.identity import encode_key
-from headrace.core.time import Instant, format_duration
+from headrace.core.time import Instant, format_duration, rough_duration
 from headrace.features.history import NEVER, History
 from headrace.features.offline import lane_events, texts_by_id
 from headrace.features.plan import FeaturePlan, LanePlan
@@ -184,7 +184,7 @@ def _use(lane: LanePlan, place: int | None, log: _Log, i: int, t: int, reason: i
     limit = what.window if what.window is not None else what.parameter
     why = {
         USED: "inside the window" if what.window is not None else "the newest",
-        ABSENT_YET: f"had not arrived: came {format_duration(max(arrival - t, 0))} later",
+        ABSENT_YET: f"had not arrived: came {rough_duration(max(arrival - t, 0))} later",
         AFTER: "was not known yet: its moment is not before the prediction's",
         CORRECTED: f"was corrected at {Instant(until).isoformat()}" if until != NEVER else "",
         OLD: f"is older than {format_duration(int(limit or 0))}",

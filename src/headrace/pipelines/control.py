@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from headrace.core.errors import DataError, UserCodeError
@@ -12,12 +13,12 @@ from headrace.core.identity import content_hash
 from headrace.core.time import DAY, MINUTE, WEEK
 from headrace.features.record import FeatureVector
 from headrace.models.servable import Servable
-from headrace.monitoring.drift import DriftWatch, VectorBlock
+from headrace.monitoring.drift import VectorBlock
 from headrace.monitoring.performance import LiveWindow, Scope
 from headrace.monitoring.plan import Cause, Retrain
 from headrace.monitoring.run import Monitoring
 from headrace.pipelines.gatekeeper import Gatekeeper
-from headrace.pipelines.learning import Candidate, Footing, learn
+from headrace.pipelines.learning import Candidate, Footing, learn, load_profile
 from headrace.pipelines.project import Project
 from headrace.rollout.plan import advance, begin
 from headrace.rollout.record import RolloutState
@@ -26,7 +27,7 @@ from headrace.serving.core import Answer
 from headrace.serving.router import Router, Routes, Variant
 from headrace.storage.ledger import Entry
 
-TRAINING_TAKES = 30 * MINUTE  # virtual time from the start of a training until its candidate can be rolled out
+MODELLED_TRAINING = 30 * MINUTE  # what a training takes in virtual time
 
 
 class Inverted:
@@ -59,11 +60,14 @@ class ControlState:
     labelled_until: int = 0
     daily: int = 0
     serving_since: int | None = None
-    watches: Mapping[str, Any] = field(default_factory=dict)
 
 
 class ControlLoop:
-    """Drive one pipeline's loop; the owner calls `tick` as time passes and serves through `router`."""
+    """Drive one pipeline's loop; the owner calls `tick` as time passes and serves through `router`.
+
+    `training_takes` is charged to each training before its candidate can be rolled out, for clocks that stand still
+    meanwhile. `unlocked` opens a context in which requests may be answered while a model is trained.
+    """
 
     def __init__(
         self,
@@ -73,9 +77,13 @@ class ControlLoop:
         monitoring: Monitoring,
         gatekeeper: Gatekeeper,
         state: ControlState,
+        *,
+        training_takes: int = 0,
+        unlocked: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.project, self.footing, self.router = project, footing, router
         self.monitoring, self.gatekeeper, self.state = monitoring, gatekeeper, state
+        self.training_takes, self.unlocked = training_takes, unlocked
         self.servables: dict[str, Servable] = {}
         self.restore_routes()
 
@@ -223,13 +231,9 @@ class ControlLoop:
         champion = self.footing.registry.champion()
         try:
             self.gatekeeper.refuse_if_held()
-            candidate = learn(
-                self.project,
-                self.footing,
-                as_of=now,
-                champion=None if champion is None else self.servable(champion.name),
-                params=self.state.params,
-            )
+            beside = None if champion is None else self.servable(champion.name).another()
+            with self.unlocked():
+                candidate = learn(self.project, self.footing, as_of=now, champion=beside, params=self.state.params)
         except (DataError, UserCodeError) as error:
             self.monitoring.state = self.monitoring.state.retraining_ended(trained=False)
             self.record("retrain.failed", self.project.name, asked | {"error": error.to_dict()})
@@ -251,8 +255,7 @@ class ControlLoop:
         if self.state.rollout is not None or self.state.candidate is not None:
             self.record("superseded", name, {"why": "another candidate is being rolled out"})
             return
-        watches = {name: candidate.watch.dump()}
-        self.state = replace(self.state, candidate=name, ready_at=now + TRAINING_TAKES, watches=watches)
+        self.state = replace(self.state, candidate=name, ready_at=now + self.training_takes)
 
     def _begin_rollout(self, now: int) -> None:
         name = self.state.candidate
@@ -288,7 +291,7 @@ class ControlLoop:
         if decision.kind == "abort":
             self.footing.registry.challenge(None, why=decision.reason, actor="headrace")
             self.footing.registry.archive(state.candidate, why=f"rollout aborted: {decision.reason}", actor="headrace")
-            self.state = replace(self.state, rollout=None, corrupted=None, watches={})
+            self.state = replace(self.state, rollout=None, corrupted=None)
         elif decision.kind == "promote":
             why = f"rollout complete: {decision.reason}"
             self.footing.registry.promote(state.candidate, why=why, actor="headrace", evidence={"rollout": state.id})
@@ -298,9 +301,8 @@ class ControlLoop:
 
     def _crown(self, name: str) -> None:
         """Watch drift against the new champion's own training rows from now on."""
-        if name in self.state.watches:
-            self.monitoring.drift = DriftWatch.load(self.state.watches[name])
-        self.state = replace(self.state, candidate=None, watches={})
+        self.monitoring.drift = load_profile(self.footing.registry, name)
+        self.state = replace(self.state, candidate=None)
         kept = {name, self.state.frozen}
         self.servables = {version: s for version, s in self.servables.items() if version in kept}
         self.restore_routes()

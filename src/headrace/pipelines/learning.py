@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 
+from headrace.core.identity import canonical
 from headrace.core.time import DAY, Clock
 from headrace.evaluation.record import Evaluation
 from headrace.evaluation.run import Footprint, JudgedRows, evaluate, score_rows
@@ -20,23 +22,24 @@ from headrace.pipelines.gatekeeper import read_reveals
 from headrace.pipelines.project import Project
 from headrace.registry.record import Version
 from headrace.registry.run import Registry
-from headrace.storage.ledger import Ledger
+from headrace.storage.ledger import Entry, Ledger
 from headrace.storage.tables import Tables
 from headrace.training.facts import gather
 from headrace.training.plan import kind_of
 from headrace.training.record import Trial
 from headrace.training.run import Trained, train
 
+PROFILE = "profile"
+
 
 @dataclass(frozen=True)
 class Candidate:
-    """Hold a registered version, its servable, how it was judged, and what its inputs looked like in training."""
+    """Hold a registered version, its servable, and how it was judged."""
 
     version: Version
     servable: Servable
     evaluation: Evaluation
     trained: Trained
-    watch: DriftWatch
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,20 @@ def learn(
     evaluation = judge(project, footing, trained, rows, champion)
     version = footing.registry.register(trained.servable, trained.record, evaluation)
     reference = reference_profiles(rows, trained.servable.score(trained.servable.encoder.encode(rows.features)))
-    watch = DriftWatch(reference, training_history(rows, reference))
-    return Candidate(version, trained.servable, evaluation, trained, watch)
+    keep_profile(footing.registry, version.name, DriftWatch(reference, training_history(rows, reference)))
+    return Candidate(version, trained.servable, evaluation, trained)
+
+
+def keep_profile(registry: Registry, version: str, watch: DriftWatch) -> None:
+    """Keep what a version's inputs looked like in training, against which drift is measured while it serves."""
+    digest = registry.blobs.put(canonical(watch.dump())).digest
+    registry.ledger.append([Entry(PROFILE, version, {"blob": digest})])
+
+
+def load_profile(registry: Registry, version: str) -> DriftWatch | None:
+    """Return what `keep_profile` kept of a version, None if nothing."""
+    found = registry.ledger.read(kinds=[PROFILE], subject=version, limit=1, newest_first=True)
+    return DriftWatch.load(orjson.loads(registry.blobs.get(found[0].body["blob"]))) if found else None
 
 
 def judge(

@@ -24,18 +24,19 @@ from headrace.core.time import DAY, HOUR, Instant, VirtualClock
 from headrace.features.online import OnlineFeatures
 from headrace.features.repair import repair
 from headrace.features.stream import DATABASE, StreamPath
-from headrace.monitoring.drift import DriftWatch, VectorBlock
+from headrace.monitoring.drift import DriftWatch
 from headrace.monitoring.incidents import FileChannel, Incidents
 from headrace.monitoring.performance import LiveWindow
 from headrace.monitoring.plan import MonitoringState
 from headrace.monitoring.run import Monitoring
-from headrace.pipelines.control import ControlLoop, ControlState
+from headrace.pipelines.control import MODELLED_TRAINING, ControlLoop, ControlState
 from headrace.pipelines.faults import Fault, retyped, spoil
 from headrace.pipelines.gatekeeper import Gatekeeper, read_reveals
 from headrace.pipelines.latency import ModelledStopwatch
 from headrace.pipelines.learning import Footing
 from headrace.pipelines.once import OnceLedger, without_measured
 from headrace.pipelines.project import Project
+from headrace.pipelines.sealing import seal, window_of
 from headrace.pipelines.stores import CONTROL, Stores, open_stores, state_path
 from headrace.pipelines.view import Progress
 from headrace.pipelines.world import World
@@ -211,7 +212,9 @@ class _Replay:
         )
         gatekeeper = Gatekeeper(self.project, self.ledger, stores.tables, state=kept.get("gatekeeper"), streaming=True)
         state = ControlState(**kept["control"]) if kept else ControlState(labelled_until=self.plan.start)
-        return ControlLoop(self.project, footing, Router(), monitoring, gatekeeper, state)
+        return ControlLoop(
+            self.project, footing, Router(), monitoring, gatekeeper, state, training_takes=MODELLED_TRAINING
+        )
 
     def _core(self) -> Core:
         pipeline = self.project.pipeline
@@ -336,13 +339,8 @@ class _Replay:
             self.loop.gatekeeper.store(verdict, "replay", number)
         self.path.expire(transaction, day + DAY)
         repair(transaction, self.project.plan, lambda: read_reveals(self.stores.tables, self.project.plan.sources))
-        words, status, scores = self.log.block.arrays(len(self.project.plan.columns))
-        texts = [list(column) for column in zip(*self.log.block.texts, strict=True)]
-        if len(scores):
-            self.loop.close_window(day, VectorBlock(self.project.plan.columns, words, status, texts, scores))
-        sealed = self.log.seal()
-        self.digest = hashlib.sha256((self.digest + sealed).encode()).hexdigest()
-        self.ledger.append([Entry("log.sealed", f"segment-{number:06d}", {"digest": sealed, "rows": self.log.count})])
+        self.loop.close_window(day, window_of(self.log))
+        self.digest = hashlib.sha256((self.digest + seal(self.log, self.ledger)).encode()).hexdigest()
         self.day = Instant(day + DAY)
         self._tick(self.day)
         if self.plan.freeze == self.day and self.loop.state.frozen is None:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import orjson
@@ -16,12 +16,14 @@ import uvicorn
 from numpy.typing import NDArray
 
 from headrace.core.errors import ConfigurationError, HeadraceError, Unavailable
-from headrace.core.time import Clock, SystemClock
+from headrace.core.time import DAY, SECOND, Clock, Instant, SystemClock
 from headrace.features.offline import direct_columns
 from headrace.features.online import OnlineFeatures
 from headrace.features.stream import DATABASE, moment_of_read
+from headrace.monitoring.drift import VectorBlock
 from headrace.pipelines.latency import MeasuredStopwatch, measure_reads
 from headrace.pipelines.project import Project
+from headrace.pipelines.sealing import seal, seal_left_open, window_of
 from headrace.pipelines.stores import Stores, open_stores
 from headrace.registry.run import Registry
 from headrace.serving.connection import connection
@@ -31,7 +33,7 @@ from headrace.serving.log import PredictionLog, segments
 from headrace.serving.router import Router, Routes, Variant
 from headrace.serving.signature import Signature
 
-FOLLOW_SECONDS = 1.0  # how often the ledger is asked for a new champion, and the log is synced
+FOLLOW_SECONDS = 1.0  # how often the ledger is asked for a new champion
 DRAIN_SECONDS = 10
 
 
@@ -48,13 +50,16 @@ class PipelineService:
         self.registry = Registry(stores.ledger, stores.blobs, project.name)
         self.router = Router()
         self.signature = Signature(project.plan, direct_columns(project.plan))
-        known = segments(stores.predictions)
+        seal_left_open(stores.predictions, stores.ledger)
+        known, serving = segments(stores.predictions), project.settings.serving
         self.log = PredictionLog(
             stores.predictions,
             project.plan.columns,
             [c.name for c in project.plan.request],
             segment=known[-1] + 1 if known else 1,
+            window=serving.window_rows,
         )
+        self.sync_first, self.day = serving.log_sync == 0, Instant(int(clock.now()) // DAY * DAY)
         self.core = Core(
             OnlineFeatures(project.plan),
             self.router,
@@ -82,6 +87,11 @@ class PipelineService:
             variant = None if wanted is None else Variant(wanted, self.registry.servable(wanted))
             self.router.routes = Routes(champion=variant)
 
+    def look_after(self) -> None:
+        """Follow the ledger's champion and turn the day."""
+        self.turn_day()
+        self.follow()
+
     def predict(self, rows: Sequence[Any], t: int | None = None) -> list[Answer | HeadraceError]:
         """Answer JSON rows, all at one moment (the clock's, or a stated one) and from one snapshot; a bad row fails alone.
 
@@ -104,6 +114,8 @@ class PipelineService:
                     raise
                 except HeadraceError as error:
                     found.append(error)
+        if self.sync_first:
+            self.commit()
         return found
 
     def describe(self) -> Mapping[str, Any]:
@@ -126,9 +138,20 @@ class PipelineService:
         return measure_reads(self.project, self.stores)
 
     def commit(self) -> None:
-        """Sync the prediction log."""
+        """Sync the prediction log; predictions go on meanwhile."""
+        self.log.commit(self.lock)
+
+    def turn_day(self, close: Callable[[int, VectorBlock], None] | None = None) -> None:
+        """Seal the log's segment when its UTC day is over, hand its feature vectors to `close`, and begin the next one."""
+        day = Instant(int(self.clock.now()) // DAY * DAY)
         with self.lock:
-            self.log.commit()
+            if day == self.day:
+                return
+            if close is not None:
+                close(self.day, window_of(self.log))
+            seal(self.log, self.stores.ledger)
+            self.log.open_segment(self.log.segment + 1)
+            self.day = day
 
 
 def _kept(answer: Answer) -> Answer:
@@ -140,33 +163,18 @@ def _kept(answer: Answer) -> Answer:
     )
 
 
-class Beside(Protocol):
-    """Work in a thread beside the server until `ended` is set."""
+class Repeating(threading.Thread):
+    """Do something again and again until `ended` is set; a failure is told and tried again."""
 
-    ended: threading.Event
-
-    def start(self) -> None:
-        """Begin."""
-        ...
-
-    def join(self) -> None:
-        """Wait for the end."""
-        ...
-
-
-class Follower(threading.Thread):
-    """Once a second, sync the prediction log and follow the ledger's champion; a failure is told and tried again."""
-
-    def __init__(self, service: PipelineService) -> None:
-        super().__init__(name="headrace-follower", daemon=True)
-        self.service, self.ended = service, threading.Event()
+    def __init__(self, name: str, seconds: float, work: Callable[[], None]) -> None:
+        super().__init__(name=f"headrace-{name}", daemon=True)
+        self.seconds, self.work, self.ended = seconds, work, threading.Event()
 
     def run(self) -> None:
         """Work until `ended` is set."""
-        while not self.ended.wait(FOLLOW_SECONDS):
+        while not self.ended.wait(self.seconds):
             try:
-                self.service.commit()
-                self.service.follow()
+                self.work()
             except HeadraceError as error:
                 sys.stderr.write(f"{error.code}: {error}\n")
 
@@ -179,12 +187,12 @@ def serve(
     port: int,
     behind_proxy: bool,
     json: bool,
-    beside: Callable[[PipelineService, ExitStack], Beside] | None = None,
+    beside: Callable[[PipelineService, ExitStack], Callable[[], None]] | None = None,
     clock: Clock | None = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; every accepted request is answered before the end.
 
-    `beside` makes the thread that works beside the server, by default one that syncs the log and follows the ledger.
+    `beside` makes what is done every `FOLLOW_SECONDS` beside the server, by default following the ledger's champion.
 
     Raises:
         ConfigurationError: no endpoint, an open address without a proxy, or a port that is taken.
@@ -195,8 +203,12 @@ def serve(
         stores = stack.enter_context(open_stores(project, state, clock=ticking, write=True))
         service = PipelineService(project, stores, ticking)
         app = App(service, limits_of(project))
-        thread = Follower(service) if beside is None else beside(service, stack)
-        thread.start()
+        tick = service.look_after if beside is None else beside(service, stack)
+        threads = [Repeating("follower", FOLLOW_SECONDS, tick)]
+        if project.settings.serving.log_sync:
+            threads.append(Repeating("log", project.settings.serving.log_sync / SECOND, service.commit))
+        for thread in threads:
+            thread.start()
         where = f"http://{host}:{listening.getsockname()[1]}"
         _say(project, service, where, json)
         config = uvicorn.Config(
@@ -210,8 +222,11 @@ def serve(
             with suppress(KeyboardInterrupt):
                 uvicorn.Server(config).run(sockets=[listening])
         finally:
-            thread.ended.set()
-            thread.join()
+            for thread in threads:
+                thread.ended.set()
+            for thread in threads:
+                thread.join()
+            seal(service.log, stores.ledger)
             service.log.close()
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
-import threading
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import orjson
+import pyarrow as pa
 
-from headrace.core.errors import HeadraceError
 from headrace.core.expressions import columns_of, per_row
+from headrace.core.time import HOUR
+from headrace.features.repair import repair
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.monitoring.drift import DriftWatch
 from headrace.monitoring.incidents import Incidents, channels_of
@@ -19,10 +21,10 @@ from headrace.monitoring.performance import LiveWindow
 from headrace.monitoring.plan import MonitoringState
 from headrace.monitoring.run import Monitoring
 from headrace.pipelines.control import ControlLoop, ControlState
-from headrace.pipelines.gatekeeper import Gatekeeper
-from headrace.pipelines.learning import Footing
+from headrace.pipelines.gatekeeper import Gatekeeper, read_reveals
+from headrace.pipelines.learning import Footing, load_profile
 from headrace.pipelines.project import Project
-from headrace.pipelines.serve import FOLLOW_SECONDS, PipelineService, serve
+from headrace.pipelines.serve import PipelineService, serve
 from headrace.pipelines.stores import CONTROL
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import RevealBatch
@@ -30,21 +32,20 @@ from headrace.sources.run import load_stream
 from headrace.storage.streams import Streams, open_streams
 
 STATE, LIVE = b"up/state", b"up/live"
-THREADS = 1
+THREADS = 2
 EVENTS_AT_ONCE = 1_000
 
 
-class Controller(threading.Thread):
-    """Tick once a second until `ended` is set; what fails is told and tried again with the next tick."""
+class Controller:
+    """Work beside a server, a tick at a time."""
 
     def __init__(self, service: PipelineService, streams: Streams, seed: int) -> None:
-        super().__init__(name="headrace-controller", daemon=True)
-        self.service, self.streams, self.ended = service, streams, threading.Event()
+        self.service, self.streams = service, streams
         self.project, self.stores, self.clock = service.project, service.stores, service.clock
         plan = self.project.plan
         self.path, self.label_of = StreamPath([plan]), per_row(plan.label, plan.rows.index)
         self.label_places = {plan.rows.index[c] for c in columns_of(plan.label)}
-        self.loop = self._loop(seed)
+        self.loop, self.housekept = self._loop(seed), 0
         service.served = self.loop.served
 
     def _loop(self, seed: int) -> ControlLoop:
@@ -64,7 +65,7 @@ class Controller(threading.Thread):
             pipeline=self.project.name,
             live=LiveWindow(threshold=threshold) if live_blob is None else LiveWindow.load(live_blob),
             incidents=Incidents(stores.ledger.append, channels),
-            drift=DriftWatch.load(kept["drift"]) if kept.get("drift") else None,
+            drift=DriftWatch.load(kept["drift"]) if kept.get("drift") else self._profile(),
             state=MonitoringState(trained=now),
         )
         if kept:
@@ -81,31 +82,46 @@ class Controller(threading.Thread):
         )
         state = ControlState(**kept["control"]) if kept else ControlState(labelled_until=now, serving_since=now)
         gates = Gatekeeper(self.project, stores.ledger, stores.tables, state=kept.get("gatekeeper"), streaming=True)
-        loop = ControlLoop(self.project, footing, self.service.router, monitoring, gates, state)
+        loop = ControlLoop(
+            self.project, footing, self.service.router, monitoring, gates, state, unlocked=self._unlocked
+        )
         loop.adopt_challenger(now)
         return loop
 
-    def run(self) -> None:
-        """Work until `ended` is set."""
-        while not self.ended.wait(FOLLOW_SECONDS):
-            try:
-                self.tick()
-            except HeadraceError as error:
-                sys.stderr.write(f"{error.code}: {error}\n")
+    def _profile(self) -> DriftWatch | None:
+        champion = self.service.registry.champion()
+        return None if champion is None else load_profile(self.service.registry, champion.name)
 
     def tick(self) -> None:
-        """Take in what streams brought, do what is due, sync the log, and keep the loop's state."""
+        """Take in what streams brought, do what is due, and keep the loop's state."""
         for source in self.project.plan.sources:
             while self._ingest(source):
                 pass
+        now = int(self.clock.now())
+        self.service.turn_day(self.loop.close_window)
         with self.service.lock:
             self.loop.follow_registry()
-            self.loop.tick(int(self.clock.now()))
-            self.service.log.commit()
+            self.loop.tick(now)
             state, live = self.loop.dump(), self.loop.live.dump()
         with self.stores.online.write() as transaction:
             transaction.put(CONTROL, STATE, orjson.dumps(state, option=orjson.OPT_SERIALIZE_NUMPY))
             transaction.put(CONTROL, LIVE, live)
+            if now >= self.housekept + HOUR:
+                self.path.expire(transaction, now)
+                repair(transaction, self.project.plan, self._reveals)
+                self.housekept = now
+
+    def _reveals(self) -> Mapping[str, pa.Table]:
+        return read_reveals(self.stores.tables, self.project.plan.sources)
+
+    @contextmanager
+    def _unlocked(self) -> Iterator[None]:
+        """Answer requests while a model is trained: the tick holds the service's lock once."""
+        self.service.lock.release()
+        try:
+            yield
+        finally:
+            self.service.lock.acquire()
 
     def _ingest(self, source: SourceDefinition) -> bool:
         """Take in at most `EVENTS_AT_ONCE` events of a source's stream; tell if there may be more."""
@@ -151,8 +167,8 @@ def up(project: Project, *, state: str | None, host: str, port: int, behind_prox
         ConfigurationError: as `headrace.pipelines.serve.serve`.
     """
 
-    def beside(service: PipelineService, stack: ExitStack) -> Controller:
+    def beside(service: PipelineService, stack: ExitStack) -> Callable[[], None]:
         url = project.settings.stores.streams or service.stores.state.url("streams")
-        return Controller(service, stack.enter_context(open_streams(url, clock=service.clock)), seed=0)
+        return Controller(service, stack.enter_context(open_streams(url, clock=service.clock)), seed=0).tick
 
     serve(project, state=state, host=host, port=port, behind_proxy=behind_proxy, json=json, beside=beside)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,44 @@ from headrace.serving import record
 from headrace.serving.record import FIXED, FRAME, MEASURED, NAME, NO_DECISION, Prediction, Shadow, prediction_id
 
 GROUP_BYTES = 1 << 20
+WINDOW = 100_000
 
 
 @dataclass
 class Block:
-    """Hold the feature vectors and answers of the open segment as growing columns, for monitoring."""
+    """Hold feature vectors and answers of the open segment as growing columns, for monitoring.
 
+    Of more than `limit` rows every second one is kept, then every fourth, and so on; none with a limit of 0.
+    """
+
+    limit: int
+    every: int = 1
+    seen: int = 0
     words: bytearray = field(default_factory=bytearray)
     status: bytearray = field(default_factory=bytearray)
     texts: list[list[str | None]] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
+
+    def add(self, words: bytes, status: bytes, texts: list[str | None], score: float) -> None:
+        """Take in a prediction, unless it is one of those that are left out."""
+        self.seen += 1
+        if not self.limit or self.seen % self.every:
+            return
+        if len(self.scores) == self.limit:
+            self._thin()
+            if self.seen % self.every:
+                return
+        self.words += words
+        self.status += status
+        self.texts.append(texts)
+        self.scores.append(score)
+
+    def _thin(self) -> None:
+        rows = len(self.scores)
+        for buffer in (self.words, self.status):
+            kept = np.frombuffer(bytes(buffer), np.uint8).reshape(rows, -1)[1::2].tobytes()
+            buffer[:] = kept
+        self.texts, self.scores, self.every = self.texts[1::2], self.scores[1::2], self.every * 2
 
     def arrays(self, columns: int) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.float64]]:
         """Return words and statuses, shape (rows, columns), and scores."""
@@ -44,7 +73,8 @@ class PredictionLog:
 
     With `durable=True` every prediction is handed to the operating system before `append` returns its id, so a kill of the
     process loses none; `commit` syncs to the disk, so after a crash of the machine at most the time since the last one is
-    missing (`headrace serve` commits once a second). `durable=False` writes in groups and leaves syncing to the system,
+    missing (`headrace serve` commits as often as `[serving] log_sync` says). `block` holds the feature vectors of at most
+    `window` of the open segment's predictions. `durable=False` writes in groups and leaves syncing to the system,
     for runs that can be repeated.
     """
 
@@ -56,9 +86,10 @@ class PredictionLog:
         *,
         segment: int,
         durable: bool = True,
+        window: int = WINDOW,
     ) -> None:
         self.folder, self.columns, self.request = folder, tuple(columns), tuple(request)
-        self.durable = durable
+        self.durable, self.window = durable, window
         self._buffer = bytearray()
         self._file: Any = None
         self.open_segment(segment)
@@ -66,7 +97,7 @@ class PredictionLog:
     def open_segment(self, segment: int) -> None:
         """Begin a segment afresh; what an interrupted run left under its number is dropped."""
         self.close()
-        self.segment, self.count, self.block = segment, 0, Block()
+        self.segment, self.count, self.block = segment, 0, Block(self.window)
         self._names: dict[str, int] = {}
         self._digest = hashlib.sha256()
         self._file = open(self.folder / segment_name(segment), "wb", buffering=0, opener=_private)  # noqa: SIM115 - held open
@@ -107,11 +138,7 @@ class PredictionLog:
         body += row_id + words + status + rest
         self._digest.update(body)
         self._frame(body + MEASURED.pack(latency_us))
-        block = self.block
-        block.words += words
-        block.status += status
-        block.texts.append(texts)
-        block.scores.append(score)
+        self.block.add(words, status, texts, score)
         self.count = number + 1
         if self.durable or len(self._buffer) >= GROUP_BYTES:
             self._write()
@@ -137,19 +164,25 @@ class PredictionLog:
         except OSError as error:
             raise self._failed(error) from error
 
-    def commit(self) -> None:
+    def commit(self, lock: AbstractContextManager[object] | None = None) -> None:
         """Hand everything appended so far to the operating system, and with `durable` to the disk.
+
+        `lock` is what other threads hold while they append; it is not held while the disk works.
 
         Raises:
             Unavailable: the disk is full or fails.
         """
-        self._write()
+        with lock or nullcontext():
+            self._write()
+            descriptor = os.dup(self._file.fileno())
         try:
             reach("predictions.before_sync")
             if self.durable:
-                os.fsync(self._file.fileno())
+                os.fsync(descriptor)
         except OSError as error:
             raise self._failed(error) from error
+        finally:
+            os.close(descriptor)
 
     def _failed(self, error: OSError) -> Unavailable:
         return Unavailable(
@@ -217,6 +250,23 @@ def length_check(size: int) -> int:
     return zlib.crc32(size.to_bytes(4, "little"))
 
 
+def segment_digest(folder: Path, segment: int) -> tuple[str, int]:
+    """Return the digest that sealing a segment would have given, and the number of its predictions.
+
+    Raises:
+        UsageError: there is no such segment.
+        Corrupt: the file is damaged.
+    """
+    digest, rows = hashlib.sha256(), 0
+    for body in _frames_of(folder, segment):
+        if body[0] == record.KIND_PREDICTION:
+            rows += 1
+            body = body[: -MEASURED.size]
+        if body[0] != record.KIND_HEADER:
+            digest.update(body)
+    return digest.hexdigest(), rows
+
+
 def read_segment(folder: Path, segment: int) -> Iterator[Prediction]:
     """Yield the predictions of a segment in order.
 
@@ -224,18 +274,22 @@ def read_segment(folder: Path, segment: int) -> Iterator[Prediction]:
         UsageError: there is no such segment.
         Corrupt: the file is damaged.
     """
-    path = folder / segment_name(segment)
-    if not path.is_file():
-        raise UsageError("no such part of the prediction log", where=path.name, next_step="headrace doctor")
     names: dict[int, str] = {}
     header: Mapping[str, Any] = {}
-    for body in frames(path.read_bytes(), path.name):
+    for body in _frames_of(folder, segment):
         if body[0] == record.KIND_NAME:
             names[NAME.unpack_from(body)[1]] = body[NAME.size :].decode()
         elif body[0] == record.KIND_PREDICTION:
             yield _decode(body, names, header)
         else:
             header = orjson.loads(body[1:])
+
+
+def _frames_of(folder: Path, segment: int) -> Iterator[bytes]:
+    path = folder / segment_name(segment)
+    if not path.is_file():
+        raise UsageError("no such part of the prediction log", where=path.name, next_step="headrace doctor")
+    return frames(path.read_bytes(), path.name)
 
 
 def _decode(body: bytes, names: Mapping[int, str], header: Mapping[str, Any]) -> Prediction:

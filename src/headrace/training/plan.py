@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from headrace.core.errors import DataError
 from headrace.core.expressions import type_of
 from headrace.core.identity import content_hash, function_source
-from headrace.core.time import Instant, format_duration
+from headrace.core.time import Instant, format_duration, rough_duration
 from headrace.training.definition import ByTime, Training
 
 Rows = NDArray[np.int64]
@@ -101,7 +101,7 @@ def _refuse_too_little(split: Split, t: Rows, label: NDArray[np.float64], kind: 
     needed = {"train": MIN_TRAIN, "valid": MIN_JUDGED, "test": MIN_JUDGED}
     short = [name for name in PARTS if sizes[name] < needed[name]]
     if short:
-        span = format_duration(int(t.max() - t.min())) if len(t) else "0s"
+        span = rough_duration(int(t.max() - t.min())) if len(t) else "0s"
         raise DataError(
             f"too little data: the {short[0]} part has {sizes[short[0]]} rows, {needed[short[0]]} needed",
             where=where or "training",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from headrace.core.errors import Corrupt, Unavailable, UsageError
 from headrace.features.record import FeatureColumn, FeatureVector
-from headrace.serving.log import PredictionLog, find, frames, read_segment, segment_name, segments
+from headrace.serving.log import PredictionLog, find, frames, read_segment, segment_digest, segment_name, segments
 from headrace.serving.record import FRAME, MEASURED, Prediction, Shadow
 
 COLUMNS = (
@@ -309,3 +310,40 @@ def test_a_full_disk_refuses_and_afterwards_nothing_is_doubled_or_lost(tmp_path:
     assert [p.request["flight"] for p in found] == [f"F{n}" for n in range(12)]
     assert len({p.id for p in found}) == 12
     assert found[-1].id == after
+
+
+def test_the_block_thins_itself_evenly_and_stays_within_its_limit(tmp_path: Path) -> None:
+    log = PredictionLog(tmp_path, COLUMNS, REQUEST, segment=1, window=8)
+    for i in range(1, 101):
+        append(log, i)
+        words, status, scores = log.block.arrays(len(COLUMNS))
+        assert len(words) == len(status) == len(scores) == len(log.block.texts) <= 8
+    assert scores.tolist() == [i * 0.125 for i in range(16, 101, 16)]
+    log.close()
+    none = PredictionLog(tmp_path, COLUMNS, REQUEST, segment=2, window=0)
+    append(none, 1)
+    assert none.block.arrays(len(COLUMNS))[0].shape == (0, len(COLUMNS))
+    none.close()
+
+
+def test_the_digest_of_a_segment_on_disk_is_the_one_that_sealing_gave(tmp_path: Path) -> None:
+    log = opened(tmp_path)
+    for i in range(5):
+        append(log, i)
+    sealed = log.seal()
+    log.close()
+    assert segment_digest(tmp_path, 1) == (sealed, 5)
+    path = tmp_path / "segment-000001.log"
+    path.write_bytes(path.read_bytes()[:-1])
+    digest, rows = segment_digest(tmp_path, 1)
+    assert (digest != sealed, rows) == (True, 4)
+
+
+def test_a_commit_does_not_hold_the_lock_while_the_disk_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, lock = opened(tmp_path), threading.Lock()
+    free: list[bool] = []
+    monkeypatch.setattr("os.fsync", lambda descriptor: free.append(not lock.locked()))
+    append(log, 0)
+    log.commit(lock)
+    assert free == [True]
+    log.close()

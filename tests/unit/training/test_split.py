@@ -60,7 +60,7 @@ def test_too_little_data_is_refused_with_its_counts() -> None:
     assert str(caught.value) == (
         "too little data: the train part has 0 rows, 50 needed\n"
         "  where:    risk\n"
-        "  got:      200 matured rows over 199h, 30 of them without a label; "
+        "  got:      200 matured rows over 8d7h, 30 of them without a label; "
         "by part {'train': 0, 'valid': 74, 'test': 72}\n"
         "  expected: rows in train, valid and test, with the embargo between them\n"
         "  next:     shorten hr.by_time(valid=…, test=…), or wait for more rows"
