@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from headrace.pipelines.view import Progress, View
 
 LINE_EVERY_S = 5.0
+# What a shell gives a command that Ctrl-C ended; typer returns it in place of KeyboardInterrupt.
 INTERRUPTED = 130
 # typer carries its own copy of click, whose base class for wrong use it exports through this one only.
 WRONG_USE: Any = typer.BadParameter.__mro__[2]
@@ -93,6 +94,8 @@ def finish(command: Callable[[], Any], *, as_json: bool) -> int:
     """Run a command; print what went wrong and return the exit code."""
     try:
         code = command()
+        if code == INTERRUPTED:
+            return _stopped()
         return code if isinstance(code, int) else 0
     except typer.Exit as stop:
         return int(stop.exit_code)
@@ -100,13 +103,17 @@ def finish(command: Callable[[], Any], *, as_json: bool) -> int:
         error.show()
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("\nstopped; what was done is kept, and the same command goes on from there\n")
-        return INTERRUPTED
+        return _stopped()
     except HeadraceError as error:
         _report(error, as_json)
         return error.exit_code
     except BrokenPipeError:
         return 1
+
+
+def _stopped() -> int:
+    sys.stderr.write("\nstopped; what was done is kept, and the same command goes on from there\n")
+    return INTERRUPTED
 
 
 def _report(error: HeadraceError, as_json: bool) -> None:

@@ -83,7 +83,8 @@ def train(
     facts = facts or gather()
     definition = definition_hash(training, str(training_set.manifest.get("definition", "")))
     identity: dict[str, Any] = {"definition": definition}
-    identity |= {"data": content_hash(training_set.manifest), "seed": seed, "started": int(started)}
+    # Not when: what a killed run had registered already must be the same version when it is run again.
+    identity |= {"data": content_hash(training_set.manifest), "seed": seed}
     identity |= {"params": None if params is None else dict(params), "trials": trials}
     job = _Job(training, training_set, seed, threads, content_hash(identity)[:16], facts, dict(decision or {}))
     blank = RunRecord(
