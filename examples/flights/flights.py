@@ -56,6 +56,7 @@ class Carrier(hr.FeatureGroup, of=Flights, entity=Flights.carrier):
 
 class Dest(hr.FeatureGroup, of=Flights, entity=Flights.dest):
     late = hr.rate(Flights.arr_delay > 15).over("6h", "24h", "7d")
+    arr_delay = hr.mean(Flights.arr_delay).over("6h", "24h")
 
 
 class Desk(hr.FeatureGroup, of=Flights, entity=(Flights.carrier, Flights.origin)):
@@ -66,6 +67,8 @@ class Desk(hr.FeatureGroup, of=Flights, entity=(Flights.carrier, Flights.origin)
 class Aircraft(hr.FeatureGroup, of=Flights, entity=Flights.tail):
     arrived = hr.latest(Flights.arr_delay, max_age="1d")
     departed = hr.latest(Flights.dep_delay, max_age="1d")
+    departures = hr.count(Flights.dep_delay).over("3h", "6h", "12h")
+    arrivals = hr.count(Flights.arr_delay).over("1h", "3h", "6h")
 
 
 class Sky(hr.FeatureGroup, of=Weather, entity=Weather.origin):
@@ -121,6 +124,10 @@ def late_risk(data: hr.TrainingData, p: hr.Params) -> hr.Model:
         n_estimators=200,
         num_leaves=p.int("num_leaves", 15, 127),
         learning_rate=p.float("learning_rate", 0.02, 0.2, log=True),
+        min_child_samples=100,  # rows of one day share a fate: small leaves and whole rows learn days by heart
+        colsample_bytree=0.5,
+        subsample=0.7,
+        subsample_freq=1,
         random_state=p.seed,
         n_jobs=p.threads,
         deterministic=True,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import doctest
+import json
 import re
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import typer
@@ -13,13 +15,21 @@ import typer
 from headrace.cli.main import app
 from headrace.cli.template import write_project
 from headrace.core.errors import LeakageError
+from headrace.core.settings import Settings
 from headrace.features.plan import plan_dataset
 from headrace.pipelines.project import import_file, load_project
 from headrace.pipelines.run import run
 from headrace.pipelines.view import Silent
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "docs/tutorial.md", "docs/notebook.md", "CONTRIBUTING.md", "docs/decisions/README.md"]
+PAGES = [
+    "README.md",
+    "docs/tutorial.md",
+    "docs/notebook.md",
+    "docs/settings.md",
+    "CONTRIBUTING.md",
+    "docs/decisions/README.md",
+]
 FLIGHTS = ROOT / "examples" / "flights" / "flights.py"
 
 
@@ -58,9 +68,10 @@ def test_the_leak_is_refused_as_the_pages_show(tmp_path: Path) -> None:
     with pytest.raises(LeakageError) as error:
         plan_dataset(module.dataset)
     shown = str(error.value).splitlines()
+    shown[1] = "  where:    flights.py:" + shown[1].rpartition(":")[2]
     for page in ("README.md", "docs/tutorial.md"):
         told = (ROOT / page).read_text()
-        for line in [shown[0], *shown[2:]]:
+        for line in shown:
             assert line in told, f"{page} lacks: {line}"
 
 
@@ -88,3 +99,16 @@ def test_the_notebook_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest
     found = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=report.append)
     assert found.attempted > 12
     assert found.failed == 0, "".join(report)
+
+
+def test_every_setting_is_on_the_settings_page_with_its_meaning() -> None:
+    page = (ROOT / "docs/settings.md").read_text()
+    for table, field in Settings.model_fields.items():
+        assert f"[{table}" in page
+        model = get_args(field.annotation)[-1] if get_args(field.annotation) else field.annotation
+        for name, setting in getattr(model, "model_fields", {}).items():
+            row = next((line for line in page.splitlines() if line.startswith(f"| `{name}` |")), "")
+            assert row.endswith(f"| {setting.description} |"), f"[{table}] {name}"
+            default = row.split("|")[2].strip().strip("`")
+            assert default == "—" or model.model_validate({name: json.loads(default)}) == model()  # type: ignore[union-attr]
+            assert (default == "—") == (setting.default is None)

@@ -141,7 +141,7 @@ def stddev(value: Number, *, where: Expr[bool] | None = None) -> Aggregate:
     return Aggregate("stddev", lift(value), where)
 
 
-def rate(condition: Expr[bool], *, where: Expr[bool] | None = None) -> Aggregate:
+def rate(condition: Expr[bool] | Expr[bool | None], *, where: Expr[bool] | None = None) -> Aggregate:
     """Compute the share of rows, among those where the condition is not null, for which it is true."""
     return Aggregate("rate", lift(condition), where)
 

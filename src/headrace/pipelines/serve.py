@@ -97,7 +97,7 @@ class PipelineService:
 
         Raises:
             DataError: the stated moment is older than the newest arrival that was applied.
-            Unavailable: no model and no fallback.
+            Unavailable: no model and no fallback, for every row.
         """
         found: list[Answer | HeadraceError] = []
         with self.lock, self.stores.online.read() as snapshot:
@@ -110,10 +110,11 @@ class PipelineService:
                     if self.served is not None:
                         self.served(self.core.row_id(values), t, answer)
                     found.append(_kept(answer))
-                except Unavailable:
-                    raise
                 except HeadraceError as error:
                     found.append(error)
+        down = [answer for answer in found if isinstance(answer, Unavailable)]
+        if down and len(down) == len(found):
+            raise down[0]
         if self.sync_first:
             self.commit()
         return found

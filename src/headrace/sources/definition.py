@@ -17,6 +17,7 @@ from headrace.core.identity import content_hash
 from headrace.core.location import user_frame, user_location
 from headrace.core.time import Instant
 
+RESERVED = ("_row_id", "_arrival", "_stated", "_content")  # the columns of reveals, see `sources.record`
 DTYPES: dict[Any, str] = {str: "str", int: "int", float: "float", bool: "bool", Instant: "instant", date: "date"}
 
 
@@ -244,6 +245,14 @@ def _collect(cls: type[Source], location: str) -> tuple[tuple[Column[Any], ...],
         if value.parts:
             composite = value.parts
             continue
+        if name in RESERVED:
+            raise DefinitionError(
+                f"{cls.__name__}.{name}: the name is Headrace's own",
+                where=value.location,
+                got=name,
+                expected="another name in Python",
+                next_step=f'{name.strip("_")} = hr.column(name="{name}")',
+            )
         if name not in hints:
             raise DefinitionError(
                 f"{cls.__name__}.{name} has no type", where=value.location, expected=f"{name}: hr.Column[str] = ..."

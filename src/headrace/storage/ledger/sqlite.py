@@ -109,7 +109,7 @@ class SqliteLedger(RelationalLedger):
             raise ConfigurationError(
                 "the ledger needs a migration and was opened for reading only",
                 where=self._where,
-                next_step="headrace doctor --migrate",
+                next_step="headrace run, which brings it up to date",
             )
         with self._exclusive():
             with closing(self._connect()) as connection:
