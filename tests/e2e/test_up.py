@@ -11,7 +11,7 @@ import pytest
 
 from headrace.cli.template import write_project
 from headrace.core.settings import ServingSettings
-from headrace.core.time import DAY, Instant, VirtualClock
+from headrace.core.time import DAY, SECOND, Instant, VirtualClock
 from headrace.pipelines.project import Project, load_project
 from headrace.pipelines.run import run
 from headrace.pipelines.serve import PipelineService
@@ -65,7 +65,7 @@ def test_an_event_is_a_feature_after_the_next_tick_and_a_restart_applies_nothing
             assert (features["Shop.orders[1d]"], features["Shop.hours[1d]"]) == (3, 50.5)
             assert controller.loop.live.traffic(NOW, clock.now() + 1) == {"orders/v1": 3 if restart else 2}
             controller.tick()
-            service.log.close()
+            service.log.close()  # killed: what was answered since the state was kept is in the log alone
             refused = stores.tables.read("quarantine")
             assert [r for r in refused["reason"].to_pylist() if "not JSON" in r] == [refused["reason"].to_pylist()[-1]]
 
@@ -139,3 +139,32 @@ def test_with_no_sync_interval_an_answer_is_on_the_disk_before_it_is_given(
                 ask(service, "asked")
             assert len(synced) == expected
             service.log.close()
+
+
+def test_what_was_answered_and_labelled_before_a_kill_is_recalled(project: Project, tmp_path: Path) -> None:
+    clock, state = VirtualClock(NOW), str(tmp_path / "state")
+    run(project, state=state, seed=0, progress=Silent(), clock=clock)
+    views = []
+    for killed in (True, False):
+        with (
+            open_stores(project, state, clock=clock, write=True) as stores,
+            open_streams(stores.state.url("streams"), clock=clock) as streams,
+        ):
+            service = PipelineService(project, stores, clock)
+            controller = Controller(service, streams, seed=0)
+            if killed:
+                controller.tick()
+                for number in range(8):
+                    ask(service, f"n{number}")
+                clock.advance_to(clock.now() + SECOND)
+                streams.append("Orders", [order(i, clock.now(), 30.0) for i in range(5)])
+                clock.advance_to(clock.now() + SECOND)
+                controller.tick()
+            live = controller.loop.live
+            views.append(
+                (live.traffic(NOW, clock.now()), sorted(live.labels.unlabelled()), str(live.labels.labels.tolist()))
+            )
+            service.log.close()
+    assert views[0] == views[1]
+    assert views[0][0] == {"orders/v1": 8}
+    assert views[0][2] == str([1.0] * 5 + [float("nan")] * 3)

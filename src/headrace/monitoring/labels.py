@@ -74,6 +74,11 @@ class LabelBook:
         # Of repeated places the last assignment holds, and the rows stand in order of arrival.
         self._labels[places], self._arrived[places] = stated["label"][newer], stated["arrived"][newer]
 
+    def unlabelled(self) -> list[bytes]:
+        """Return the rows that have no label."""
+        missing = np.isnan(self.labels)
+        return [row for row, place in self._places.items() if missing[place]]
+
     def forget(self, used: NDArray[np.integer[Any]], *, before: int) -> NDArray[np.int32]:
         """Drop the rows that are not `used` and whose label arrived before an instant; return the new place of each.
 

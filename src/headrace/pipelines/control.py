@@ -24,6 +24,7 @@ from headrace.rollout.plan import advance, begin
 from headrace.rollout.record import RolloutState
 from headrace.rollout.run import observe
 from headrace.serving.core import Answer
+from headrace.serving.record import Prediction
 from headrace.serving.router import Router, Routes, Variant
 from headrace.storage.ledger import Entry
 
@@ -132,6 +133,20 @@ class ControlLoop:
             flags=answer.flags,
             latency=answer.latency_us,
             shadows=[(version, math.nan if score is None else score) for version, score in answer.shadows],
+        )
+
+    def recall(self, prediction: Prediction) -> None:
+        """Take in an answer from the prediction log that was served before this loop began."""
+        self.live.append(
+            prediction.row_id,
+            prediction.t,
+            prediction.score,
+            version=prediction.version or "fallback",
+            variant=prediction.variant,
+            decision=bool(prediction.decision),
+            flags=prediction.flags,
+            latency=prediction.latency_us,
+            shadows=[(s.version, math.nan if s.score is None else s.score) for s in prediction.shadows],
         )
 
     def follow_registry(self) -> None:

@@ -12,8 +12,9 @@ import orjson
 import pyarrow as pa
 
 from headrace.core.expressions import columns_of, per_row
-from headrace.core.time import HOUR
+from headrace.core.time import HOUR, MINUTE
 from headrace.features.repair import repair
+from headrace.features.rows import newest_arrival
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.monitoring.drift import DriftWatch
 from headrace.monitoring.incidents import Incidents, channels_of
@@ -26,6 +27,7 @@ from headrace.pipelines.learning import Footing, load_profile
 from headrace.pipelines.project import Project
 from headrace.pipelines.serve import PipelineService, serve
 from headrace.pipelines.stores import CONTROL
+from headrace.serving.log import read_segment, segments
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import RevealBatch
 from headrace.sources.run import load_stream
@@ -45,7 +47,7 @@ class Controller:
         plan = self.project.plan
         self.path, self.label_of = StreamPath([plan]), per_row(plan.label, plan.rows.index)
         self.label_places = {plan.rows.index[c] for c in columns_of(plan.label)}
-        self.loop, self.housekept = self._loop(seed), 0
+        self.loop, self.housekept, self.kept = self._loop(seed), 0, 0
         service.served = self.loop.served
 
     def _loop(self, seed: int) -> ControlLoop:
@@ -86,7 +88,27 @@ class Controller:
             self.project, footing, self.service.router, monitoring, gates, state, unlocked=self._unlocked
         )
         loop.adopt_challenger(now)
+        if kept:
+            self._recall(loop, tuple(kept["log"]))
         return loop
+
+    def _recall(self, loop: ControlLoop, seen: tuple[int, ...]) -> None:
+        """Take in what a killed process had answered and applied since it last kept its state, from log and row store."""
+        folder, name = self.stores.predictions, self.project.plan.rows.name
+        for segment in segments(folder):
+            if segment < seen[0]:
+                continue
+            for number, prediction in enumerate(read_segment(folder, segment)):
+                if (segment, number) >= seen:
+                    loop.recall(prediction)
+        with self.stores.online.read() as snapshot:
+            get = snapshot.getter(DATABASE)
+            for row_id in loop.live.labels.unlabelled():
+                row = self.path.row(get, name, row_id)
+                label = None if row is None else self.label_of(row.values)
+                if row is not None and label is not None:
+                    arrived = newest_arrival(row, sorted(self.label_places))
+                    loop.live.label(row_id, float(label), arrived=arrived)
 
     def _profile(self) -> DriftWatch | None:
         champion = self.service.registry.champion()
@@ -100,16 +122,26 @@ class Controller:
         now = int(self.clock.now())
         self.service.turn_day(self.loop.close_window)
         with self.service.lock:
+            before = self.loop.state
             self.loop.follow_registry()
             self.loop.tick(now)
-            state, live = self.loop.dump(), self.loop.live.dump()
+        if self.loop.state is not before or now >= self.kept + MINUTE:
+            self.keep()
+        if now >= self.housekept + HOUR:
+            with self.stores.online.write() as transaction:
+                self.path.expire(transaction, now)
+                repair(transaction, self.project.plan, self._reveals)
+            self.housekept = now
+
+    def keep(self) -> None:
+        """Keep the loop's state: after each step of a rollout or retraining, else once a minute, and at the end."""
+        with self.service.lock:
+            state = self.loop.dump() | {"log": [self.service.log.segment, self.service.log.count]}
+            live = self.loop.live.dump()
         with self.stores.online.write() as transaction:
             transaction.put(CONTROL, STATE, orjson.dumps(state, option=orjson.OPT_SERIALIZE_NUMPY))
             transaction.put(CONTROL, LIVE, live)
-            if now >= self.housekept + HOUR:
-                self.path.expire(transaction, now)
-                repair(transaction, self.project.plan, self._reveals)
-                self.housekept = now
+        self.kept = int(self.clock.now())
 
     def _reveals(self) -> Mapping[str, pa.Table]:
         return read_reveals(self.stores.tables, self.project.plan.sources)
@@ -169,6 +201,8 @@ def up(project: Project, *, state: str | None, host: str, port: int, behind_prox
 
     def beside(service: PipelineService, stack: ExitStack) -> Callable[[], None]:
         url = project.settings.stores.streams or service.stores.state.url("streams")
-        return Controller(service, stack.enter_context(open_streams(url, clock=service.clock)), seed=0).tick
+        controller = Controller(service, stack.enter_context(open_streams(url, clock=service.clock)), seed=0)
+        stack.callback(controller.keep)
+        return controller.tick
 
     serve(project, state=state, host=host, port=port, behind_proxy=behind_proxy, json=json, beside=beside)
