@@ -6,7 +6,7 @@ STATE ?= .headrace-demo
 # Not in the locks: the CPU build where the package index offers it, else gigabytes of CUDA.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test check lock bench clean setup setup-dev
+.PHONY: demo test check sanitize lock bench clean setup setup-dev
 
 demo: setup
 	$(BIN)/headrace demo --state $(STATE)
@@ -19,6 +19,9 @@ check: setup-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+sanitize: setup-dev
+	PYTHON=$(BIN)/python sh tests/sanitize_kernel.sh
 
 setup: $(VENV)/.ready
 setup-dev: $(VENV)/.ready-dev
@@ -50,6 +53,8 @@ lock: setup-dev
 bench: setup-dev
 	$(BIN)/python bench/kernel.py
 	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/serving.py
+	$(BIN)/python bench/yardstick.py
 
 clean:
 	rm -rf $(VENV) $(STATE) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist
