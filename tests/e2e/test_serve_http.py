@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ import pytest
 
 from headrace.cli.template import write_project
 from headrace.core.errors import ConfigurationError
+from headrace.pipelines.operate import approve, promote, rollback
 from headrace.pipelines.project import load_project
 from headrace.pipelines.run import run
 from headrace.pipelines.serve import serve
@@ -186,3 +188,36 @@ def test_a_taken_port_and_an_open_address_are_refused_before_anything_begins(tra
     with pytest.raises(ConfigurationError, match="refusing to listen on an open address"):
         begin("0.0.0.0", 0)
     assert segments(logged(trained)) == before
+
+
+def test_versions_are_promoted_and_rolled_back_under_a_running_server(trained: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "project"))
+    project = load_project("orders:pipeline", folder=folder)
+    assert run(project, state=None, seed=9, progress=Silent())["outcome"] == "challenger"
+    with serving(folder) as server:
+        assert server.told["version"] == "orders/v1"
+        asked = 0
+
+        def wait_for(version: str) -> None:
+            nonlocal asked
+            began = time.monotonic()
+            while time.monotonic() - began < PATIENCE:
+                (answer,) = server.predict(ROW | {"order_id": f"w{asked}"})
+                asked += 1
+                if answer["version"] == version:
+                    return
+            raise AssertionError(f"{version} never answered")
+
+        assert promote(project, "v2", why="test", force=False, state=None)["champion"] == "orders/v2"
+        wait_for("orders/v2")
+        assert rollback(project, to=None, why="test", state=None)["champion"] == "orders/v1"
+        wait_for("orders/v1")
+        approve(project, "v2", why="test", state=None)
+    logged = [
+        p
+        for s in segments(folder / ".headrace" / "predictions")
+        for p in read_segment(folder / ".headrace" / "predictions", s)
+    ]
+    assert sorted(p.request["order_id"] for p in logged if p.request["order_id"].startswith("w")) == sorted(
+        f"w{number}" for number in range(asked)
+    )

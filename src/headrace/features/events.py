@@ -22,6 +22,11 @@ class LaneEvent(NamedTuple):
     packed: bytes
 
 
+def text_key(identity: int) -> bytes:
+    """Return under which key a text stands that events refer to by id."""
+    return b"T" + identity.to_bytes(8, "big")
+
+
 class EventMaker:
     """Compute a row's event in one lane.
 

@@ -331,7 +331,13 @@ def training_set(
 def facts_of(plan: DatasetPlan, found: MaturedRows, as_of: int) -> dict[str, Any]:
     """Return from what rows follow and how many they are, as plain JSON."""
     censored = int(np.isnan(found.label).sum())
-    return {"definition": plan.hash, "as_of": as_of, "rows": len(found.t), "censored": censored}
+    return {
+        "definition": plan.hash,
+        "features": plan.features,
+        "as_of": as_of,
+        "rows": len(found.t),
+        "censored": censored,
+    }
 
 
 def histories_of(plan: FeaturePlan, reveals: Mapping[str, pa.Table], as_of: int) -> dict[str, History]:

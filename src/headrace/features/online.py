@@ -11,6 +11,7 @@ from headrace.core.errors import UserCodeError
 from headrace.core.identity import encode_key
 from headrace.core.time import Instant
 from headrace.features.definition import OnDemand
+from headrace.features.events import text_key
 from headrace.features.plan import BindingPlan, FeaturePlan, FunctionPlan
 from headrace.features.record import NO_KEY, NULL, OK, FeatureVector
 from headrace.features.windows import OnlineLane
@@ -109,7 +110,7 @@ class OnlineFeatures(Generic[P]):
     def _look_up(self, get: Get, i: int) -> None:
         text = None
         if self.vector.status[i] == OK:
-            blob = get(b"T" + int(self.vector.words[i]).to_bytes(8, "big"))
+            blob = get(text_key(int(self.vector.words[i])))
             text = None if blob is None else blob.decode()
         self.vector.texts[self.text_place[i]] = text
         self.vector.words[i] = 0

@@ -100,7 +100,7 @@ class FeaturePlan:
     row_columns: tuple[tuple[int, Column[Any]], ...]
     bindings: tuple[BindingPlan, ...]
     functions: tuple[FunctionPlan, ...]
-    hash: str
+    features: str  # names all that a vector depends on: a model reads only vectors of the plan it was trained on
 
     @cached_property
     def places(self) -> dict[Column[Any], int]:
@@ -130,6 +130,7 @@ class DatasetPlan(FeaturePlan):
     label_moment: Moment
     mature: int
     request: tuple[Column[Any], ...]
+    hash: str
 
     @cached_property
     def sources(self) -> tuple[SourceDefinition, ...]:
@@ -433,14 +434,15 @@ def plan_dataset(dataset: Dataset) -> DatasetPlan:
             raise DefinitionError(
                 "the label must be computed from the rows' source", where=dataset.location, got=str(column)
             )
-    facts = [rows.hash, str(at), [[c.name, c.dtype] for c in collector.columns], str(dataset.label)]
+    features = _hash(collector, str(at))
     return DatasetPlan(
         row=rows.columns,
         columns=tuple(collector.columns),
         row_columns=tuple(collector.row_columns),
         bindings=tuple(collector.bindings),
         functions=functions,
-        hash=_hash([facts, dataset.mature], collector),
+        features=features,
+        hash=content_hash([features, rows.hash, str(dataset.label), dataset.mature]),
         dataset=dataset,
         rows=rows,
         at=at,
@@ -465,14 +467,16 @@ def plan_features(features: Sequence[FeatureLike], location: str) -> FeaturePlan
         row_columns=tuple(collector.row_columns),
         bindings=tuple(collector.bindings),
         functions=functions,
-        hash=_hash([[c.name, c.dtype] for c in collector.columns], collector),
+        features=_hash(collector, "the caller's"),
     )
 
 
-def _hash(facts: list[Any], collector: _Collector) -> str:
+def _hash(collector: _Collector, at: str) -> str:
+    """Return what names a vector's meaning: its columns, their groups' versions, under which keys, and its functions."""
     functions = [[f.name, function_source(f.function), [str(b) for b in f.bound.values()]] for f in collector.functions]
-    groups = sorted(plan.hash for plan in collector.group_plans.values())
-    return content_hash([*facts, groups, functions])
+    columns = [[c.name, c.dtype, c.origin] for c in collector.columns]
+    bindings = [[b.group.hash, b.offset, [str(k) for k in b.key]] for b in collector.bindings]
+    return content_hash([at, columns, bindings, functions])
 
 
 def _refuse_namesakes(collector: _Collector) -> None:

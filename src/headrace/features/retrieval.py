@@ -193,7 +193,7 @@ def rows_with_features(
     home = folder or (project_folder(first) if first is not None else Path.cwd())
     histories = histories_of(plan, read_sources(plan.sources, home, env), EVER)
     values = OfflineFeatures(plan, histories).compute(keys, t)
-    facts = {"definition": plan.hash, "rows": len(t), **ASSUMED}
+    facts = {"features": plan.features, "rows": len(t), **ASSUMED}
     shown = table if at == AT else table.rename_columns([AT if name == at else name for name in table.column_names])
     return FeatureFrame(plan, shown, keys, t, values, None, facts, histories)
 

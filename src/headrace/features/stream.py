@@ -2,17 +2,17 @@
 
 The state is a pure function of the set of applied reveals; order, duplicates and lateness do not matter.
 Keys: `L…` lanes, `R` source, row id: rows; `T` id: texts; `E` day, source, row id: when to look at a row for expiry;
-`B` lane's key: to be rebuilt from history; `M…` positions.
+`B` lane's key: to be rebuilt from history; `M…` positions, which groups are there whole, and of which columns rows are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from headrace.core.errors import DataError
+from headrace.core.errors import ConfigurationError, DataError
 from headrace.core.identity import row_hash, text_id
 from headrace.core.time import DAY, Instant
-from headrace.features.events import EventMaker, LaneEvent
+from headrace.features.events import EventMaker, LaneEvent, text_key
 from headrace.features.plan import GRACE, FeaturePlan, GroupPlan
 from headrace.features.rows import ABSENT, RowCodec, StoredRow
 from headrace.features.windows import OnlineLane
@@ -23,6 +23,7 @@ from headrace.storage.keyvalue import Access, Get, Transaction
 DATABASE = "online"
 NEWEST = b"Mnewest"
 WAITING = b"B"
+COVERED, SOURCE = b"Mcovered", b"Msource"
 
 
 class _LaneWriter:
@@ -75,7 +76,7 @@ class SourceState:
                 writer.move(store, before, after)
                 if writer.maker.references:
                     for text in writer.maker.texts(new):
-                        store.put(b"T" + text_id(text).to_bytes(8, "big"), text.encode())
+                        store.put(text_key(text_id(text)), text.encode())
         store.put(key, self.codec.encode(new))
         if blob is None:
             self._remember(store, key, new)
@@ -136,8 +137,43 @@ class StreamPath:
 
     def __init__(self, plans: Sequence[FeaturePlan]) -> None:
         groups = list({g.hash: g for plan in plans for g in plan.groups}.values())
+        self.groups = groups
         definitions = {definition_of(g.definition.source).name: definition_of(g.definition.source) for g in groups}
         self.sources = {name: SourceState(definition, groups) for name, definition in definitions.items()}
+
+    def uncovered(self, get: Get) -> list[GroupPlan]:
+        """Return the groups that do not hold all that was applied: new ones, or ones that were left out for a while.
+
+        Raises:
+            ConfigurationError: a source has other columns than when its rows were stored.
+        """
+        for name, state in self.sources.items():
+            held = get(SOURCE + name.encode())
+            if held is not None and held.decode() != state.definition.hash:
+                raise ConfigurationError(
+                    f"{name} was stored with other columns than it declares now",
+                    where=state.definition.location,
+                    got=f"columns of version {held.decode()[:12]}",
+                    expected=f"version {state.definition.hash[:12]}",
+                    next_step="take the change back, or begin a new state folder: headrace run … --state NEW",
+                )
+        return [group for group in self.groups if get(COVERED + bytes.fromhex(group.hash)) is None]
+
+    def begin(self, transaction: Transaction) -> None:
+        """Note, before anything is applied, what will not be whole afterwards: every group that this path leaves out."""
+        ours = {COVERED + bytes.fromhex(group.hash) for group in self.groups}
+        empty = self.newest(transaction.access(DATABASE).get) is None
+        for key in [key for key, _ in transaction.items(DATABASE, COVERED) if key not in ours]:
+            transaction.delete(DATABASE, key)
+        if empty:
+            self.cover(transaction)
+
+    def cover(self, transaction: Transaction) -> None:
+        """Note that every group of this path holds all that was applied."""
+        for group in self.groups:
+            transaction.put(DATABASE, COVERED + bytes.fromhex(group.hash), b"")
+        for name, state in self.sources.items():
+            transaction.put(DATABASE, SOURCE + name.encode(), state.definition.hash.encode())
 
     def apply(self, store: Access, source: str, reveal: Reveal) -> bool:
         """Apply one reveal; return False if it changed nothing. Sources that no feature reads are passed over."""

@@ -19,6 +19,7 @@ from headrace.monitoring.plan import Cause, Retrain
 from headrace.monitoring.run import Monitoring
 from headrace.pipelines.gatekeeper import Gatekeeper
 from headrace.pipelines.learning import Candidate, Footing, learn, load_profile
+from headrace.pipelines.pinned import reads, refuse_other_features
 from headrace.pipelines.project import Project
 from headrace.rollout.plan import advance, begin
 from headrace.rollout.record import RolloutState
@@ -112,6 +113,8 @@ class ControlLoop:
     def restore_routes(self) -> None:
         """Set the routes to what registry and rollout say: one assignment."""
         champion = self.footing.registry.champion()
+        if champion is not None:
+            refuse_other_features(self.project, champion)
         rollout, shadows = self.rollout_state, []
         if self.state.frozen is not None:
             shadows.append(self.variant(self.state.frozen))
@@ -158,7 +161,12 @@ class ControlLoop:
     def adopt_challenger(self, now: int) -> None:
         """Take a challenger that a batch run left into a rollout of this loop."""
         challenger = self.footing.registry.challenger()
-        if challenger is not None and self.state.rollout is None and self.state.candidate is None:
+        if (
+            challenger is not None
+            and reads(self.project, challenger)
+            and self.state.rollout is None
+            and self.state.candidate is None
+        ):
             self.state = replace(self.state, candidate=challenger.name, ready_at=now)
 
     def freeze(self, now: int) -> None:

@@ -7,10 +7,10 @@ import getpass
 from headrace.core.time import SystemClock
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.pipelines.gatekeeper import read_reveals, reveals_table
+from headrace.pipelines.pinned import refuse_other_features
 from headrace.pipelines.project import Project
-from headrace.pipelines.stores import CONTROL, applied_key, open_stores
+from headrace.pipelines.stores import CONTROL, applied_key, open_registry, open_stores
 from headrace.pipelines.view import Progress, View
-from headrace.registry.run import Registry
 from headrace.sources.record import ARRIVAL, RevealBatch
 from headrace.storage.ledger import Entry
 
@@ -22,10 +22,11 @@ def promote(project: Project, version: str, *, why: str, force: bool, state: str
 
     Raises:
         GateRefused: its gates failed, and `force` is not set.
+        Refused: it was trained on other features than the project describes.
         Refused, Conflict: as `Registry.promote`.
     """
-    with open_stores(project, state, clock=SystemClock(), write=True) as stores:
-        registry = Registry(stores.ledger, stores.blobs, project.name)
+    with open_registry(project, state, clock=SystemClock()) as registry:
+        refuse_other_features(project, registry.version(version))
         record = registry.promote(version, why=why, actor=getpass.getuser(), force=force)
     data = {"champion": record.subject, "replaced": record.body["replaced"], "record": record.seq}
     return View(f"{record.subject} is the champion", data, (), (f"It replaced {data['replaced'] or 'nothing'}.",))
@@ -33,12 +34,10 @@ def promote(project: Project, version: str, *, why: str, force: bool, state: str
 
 def approve(project: Project, version: str, *, why: str, state: str | None) -> View:
     """Record that a person approves a version."""
-    with open_stores(project, state, clock=SystemClock(), write=True) as stores:
-        found = Registry(stores.ledger, stores.blobs, project.name).version(version)
-        actor = getpass.getuser()
-        record = stores.ledger.append([Entry("approval", found.name, {"why": why, "manifest": found.manifest}, actor)])[
-            0
-        ]
+    with open_registry(project, state, clock=SystemClock()) as registry:
+        found, actor = registry.version(version), getpass.getuser()
+        body = {"why": why, "manifest": found.manifest}
+        (record,) = registry.ledger.append([Entry("approval", found.name, body, actor)])
     return View(f"{actor} approved {found.name}", {"version": found.name, "actor": actor, "record": record.seq})
 
 
@@ -46,10 +45,10 @@ def rollback(project: Project, *, to: str | None, why: str, state: str | None) -
     """Make an earlier champion the champion again.
 
     Raises:
-        Refused: there is none.
+        Refused: there is none, or it was trained on other features than the project describes.
     """
-    with open_stores(project, state, clock=SystemClock(), write=True) as stores:
-        registry = Registry(stores.ledger, stores.blobs, project.name)
+    with open_registry(project, state, clock=SystemClock()) as registry:
+        refuse_other_features(project, registry.version(registry.rollback_target(to)))
         record = registry.rollback(to, why=why, actor=getpass.getuser())
     data = {"champion": record.subject, "replaced": record.body["replaced"], "record": record.seq}
     return View(f"Rolled back: {record.subject} is the champion", data, (), (f"It replaced {data['replaced']}.",))
@@ -69,6 +68,7 @@ def rebuild_online(project: Project, *, state: str | None, progress: Progress) -
             access = transaction.access(DATABASE)
             for key in [key for key, _ in transaction.items(DATABASE)]:
                 access.delete(key)
+            path.begin(transaction)
             for source in project.plan.sources:  # killed from here on, `run` fills the store
                 transaction.delete(CONTROL, applied_key(source.name))
         for source in project.plan.sources:

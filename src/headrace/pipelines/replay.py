@@ -260,6 +260,7 @@ class _Replay:
         """Load what had arrived before the first day, as a feature store is filled before it serves."""
         self.ledger.append([Entry("replay.begun", self.project.name, self._identity())])
         with self._transaction() as (transaction, access):
+            self.path.begin(transaction)
             for name in self.world.batches:
                 verdict = self.loop.gatekeeper.judge(self.world.before(name, self.day), now=self.day, where="history")
                 self.loop.gatekeeper.store(verdict, "replay", 0)

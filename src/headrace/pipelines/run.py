@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,12 @@ import pyarrow.compute as pc
 from headrace.core.errors import GateRefused, SchemaChanged
 from headrace.core.identity import content_hash
 from headrace.core.time import Clock, Instant, SystemClock
-from headrace.features.repair import repair
+from headrace.features.repair import backfill, repair
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.pipelines.gatekeeper import Gatekeeper, read_reveals, reveals_table
 from headrace.pipelines.latency import measure_reads
 from headrace.pipelines.learning import Candidate, Footing, learn
+from headrace.pipelines.pinned import reads
 from headrace.pipelines.project import Project
 from headrace.pipelines.stores import CONTROL, Stores, applied_key, open_stores
 from headrace.pipelines.view import Progress, Table, View
@@ -140,7 +142,10 @@ class _Run:
         Applying a reveal twice changes nothing, so where a run was cut off everything is applied again.
         """
         path, batches = StreamPath([self.project.plan]), []
+        with self.stores.online.write() as transaction:
+            path.begin(transaction)
         with self.stores.online.read() as snapshot:
+            missing = path.uncovered(snapshot.getter(DATABASE))
             applied = {i.source: snapshot.get(CONTROL, applied_key(i.source)) for i in ingested}
         for part in ingested:
             held = applied[part.source]
@@ -167,6 +172,13 @@ class _Run:
                 transaction.put(CONTROL, applied_key(part.source), str(part.version).encode())
                 path.expire(transaction, newest)
                 repair(transaction, self.project.plan, self._reveals)
+        if missing:
+            told = partial(self.progress.step, "new features")
+            keys = backfill(self.stores.online, missing, newest, self._reveals, told)
+            with self.stores.online.write() as transaction:
+                path.cover(transaction)
+            names = ", ".join(group.definition.name for group in missing)
+            self.rows.append(["features", f"{names}: {keys:,} keys filled from history", "changed or new"])
         self.rows.append(
             ["features", f"{total:,} reveals applied to the online store", f"up to {Instant(newest).isoformat()}"]
         )
@@ -199,7 +211,7 @@ class _Run:
             self.project,
             footing,
             as_of=as_of,
-            champion=None if champion is None else self.registry.servable(champion.name),
+            champion=self.registry.servable(champion.name) if champion and reads(self.project, champion) else None,
             params=None,
             progress=lambda trial: self.progress.step("train", trial.number + 1, total, f"{trial.value:.4f}"),
         )

@@ -19,9 +19,10 @@ from headrace.core.errors import ConfigurationError, HeadraceError, Unavailable
 from headrace.core.time import DAY, SECOND, Clock, Instant, SystemClock
 from headrace.features.offline import direct_columns
 from headrace.features.online import OnlineFeatures
-from headrace.features.stream import DATABASE, moment_of_read
+from headrace.features.stream import DATABASE, StreamPath, moment_of_read
 from headrace.monitoring.drift import VectorBlock
 from headrace.pipelines.latency import MeasuredStopwatch, measure_reads
+from headrace.pipelines.pinned import refuse_other_features
 from headrace.pipelines.project import Project
 from headrace.pipelines.sealing import seal, seal_left_open, window_of
 from headrace.pipelines.stores import Stores, open_stores
@@ -69,9 +70,23 @@ class PipelineService:
             unit=project.pipeline.rollout.unit if project.pipeline.rollout else None,
             stopwatch=MeasuredStopwatch(),
         )
+        self._refuse_uncovered()
         self.lock = threading.RLock()
         self.served: Callable[[bytes, int, Answer], None] | None = None
         self.follow()
+
+    def _refuse_uncovered(self) -> None:
+        with self.stores.online.read() as snapshot:
+            get = snapshot.getter(DATABASE)
+            missing = StreamPath([self.project.plan]).uncovered(get) if StreamPath.newest(get) is not None else []
+        if missing:
+            raise ConfigurationError(
+                "features are not in the online store yet",
+                where=self.project.pipeline.model.dataset.location,
+                got=[group.definition.name for group in missing],
+                expected="every group filled from history",
+                next_step=f"headrace run {self.project.target}",
+            )
 
     @property
     def version(self) -> str | None:
@@ -84,6 +99,8 @@ class PipelineService:
         champion = self.registry.champion()
         wanted = None if champion is None else champion.name
         if wanted != self.version:
+            if champion is not None:
+                refuse_other_features(self.project, champion)
             variant = None if wanted is None else Variant(wanted, self.registry.servable(wanted))
             self.router.routes = Routes(champion=variant)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from headrace.core.time import Clock
 from headrace.features.stream import DATABASE
 from headrace.pipelines.project import Project
+from headrace.registry.run import Registry
 from headrace.storage.blobs import Blobs, open_blobs
 from headrace.storage.keyvalue import KeyValue, open_keyvalue
 from headrace.storage.ledger import Ledger, open_ledger
@@ -45,6 +46,19 @@ def applied_key(source: str) -> bytes:
 def state_path(project: Project, state: str | None) -> Path:
     """Return the state folder: the one asked for (from the working folder), or the settings' (from the project's)."""
     return Path(state) if state is not None else project.folder / project.settings.stores.state
+
+
+@contextmanager
+def open_registry(project: Project, state: str | None, *, clock: Clock) -> Iterator[Registry]:
+    """Open the ledger for a move of versions; other processes may serve and write meanwhile.
+
+    Raises:
+        ConfigurationError, Unavailable, Corrupt: as `StateFolder.open` and the stores say.
+    """
+    with StateFolder.open(state_path(project, state), clock=clock, write=False) as folder:
+        urls = project.settings.stores
+        with open_ledger(urls.ledger or folder.url("ledger"), clock=clock) as ledger:
+            yield Registry(ledger, open_blobs(urls.blobs or folder.url("blobs")), project.name)
 
 
 @contextmanager

@@ -190,12 +190,20 @@ class Registry:
         """
         held = self._pointers()
         champion = held.get(champion_of(self.pipeline))
-        wanted = None if to is None else self.version(to).name
-        history = self._records([PROMOTION, ROLLBACK])[::-1]
-        target = self.version(rollback_target(history, champion, wanted))
+        target = self.version(self.rollback_target(to))
         self._refuse_damaged(target)
         body = {"replaced": champion, "why": why}
         return self._move(Entry(ROLLBACK, target.name, body, actor), self._crowned(target.name, held), held)
+
+    def rollback_target(self, to: str | None = None) -> str:
+        """Return the version that `rollback` would make the champion.
+
+        Raises:
+            Refused: there is no earlier champion, or `to` never served.
+        """
+        champion = self._pointers().get(champion_of(self.pipeline))
+        wanted = None if to is None else self.version(to).name
+        return rollback_target(self._records([PROMOTION, ROLLBACK])[::-1], champion, wanted)
 
     def archive(self, version: str, *, why: str, actor: str) -> Record:
         """Take a version out of use for good.
