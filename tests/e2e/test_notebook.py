@@ -49,7 +49,7 @@ def frame(module: ModuleType) -> Any:
 def test_a_frame_holds_the_rows_and_bits_that_a_run_trains_on(
     orders: Project, state: Path, frame: Any, module: ModuleType
 ) -> None:
-    with open_stores(orders, str(state), clock=VirtualClock(0), write=False) as stores:
+    with open_stores(orders, str(state), clock=VirtualClock(Instant(0)), write=False) as stores:
         reveals = read_reveals(stores.tables, orders.plan.sources)
     expected = training_set(orders.plan, reveals, as_of=frame.manifest["as_of"])
     assert len(frame) == len(expected) > 5_000

@@ -26,7 +26,7 @@ from headrace.pipelines.supervise import supervised_replay
 from headrace.pipelines.view import Silent
 from headrace.serving.core import Core
 from headrace.serving.log import read_segment, segments
-from headrace.sources.plan import arrow_type
+from headrace.sources.values import arrow_type
 from headrace.storage.ledger import Record
 
 SPAN = ("2024-01-01", "2024-03-25")

@@ -20,7 +20,8 @@ from headrace.pipelines.stores import open_stores
 from headrace.pipelines.view import Silent
 from headrace.serving.connection import connection
 from headrace.serving.http import App, bind
-from headrace.serving.log import Prediction, read_segment, segments
+from headrace.serving.log import read_segment, segments
+from headrace.serving.record import Prediction
 from headrace.sources.values import plain
 
 START, PAUSE, END = "2024-01-01", "2024-02-27", "2024-03-16"

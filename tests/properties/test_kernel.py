@@ -271,7 +271,7 @@ def long_log(r: random.Random, lane: Lane, n: int) -> list[tuple[Version | None,
     for i in range(n):
         arrival, lateness = i // 2, r.choice([0, 0, 0, 1, 2, 7, -r.randrange(100), r.randrange(2 * lane.keep)])
         value = r.choice([0.1 * r.randrange(99), 1e16, -1e16, 1.7e308, -0.0])
-        values = [r.choice(EDGES) if kind is INT else value for kind in lane.values]
+        values: list[Any] = [r.choice(EDGES) if kind is INT else value for kind in lane.values]
         values = [None if r.random() < rare else x for x, rare in zip(values, missing, strict=True)]
         # Half of what changes is recent, so that windows notice.
         place = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from headrace.features.windows import Lane, LaneEvents, OnlineLane, Output, ValueType, scan
 
@@ -59,7 +61,7 @@ def naive(lane: Lane, outputs: list[Output], log: list[Version], key: int, t: in
         ((v.moment, v.arrival, v.row, v.values) for v in newest_versions(log, t) if v.key == key and v.moment < edge),
         key=lambda e: e[:3],
     )
-    found = []
+    found: list[Any] = []
     for o in outputs:
         mine = [e for e in events if o.window is None or e[0] >= edge - o.window]
         if o.column is None:
@@ -131,7 +133,10 @@ def offline(lane: Lane, outputs: list[Output], log: list[Version], asked: list[t
     events = [(v, until) for v, until in events if v.key is not None]
     packed = [lane.layout.unpack(lane.pack(v.values)) for v, _ in events]
     words = np.array([struct.unpack(f"<{len(p) - 1}q", lane.layout.pack(*p)[8:]) for p in packed], np.int64)
-    column = lambda values: np.array(list(values), np.int64)  # noqa: E731
+
+    def column(values: Iterable[int | None]) -> NDArray[np.int64]:
+        return np.array(list(values), np.int64)
+
     table = LaneEvents(
         key=column(v.key for v, _ in events),
         moment=column(v.moment for v, _ in events),
@@ -241,14 +246,19 @@ def busy_log(r: random.Random, lane: Lane, n: int, spread: int) -> list[Version]
     """Make n reveals in time, mostly in order: some late, tied, null, corrected, moved or removed."""
     log: list[Version] = []
     floats = r.choice([FLOATS, FLOATS + ODD, [0.1, 0.2, 12.34, -7.7]])
-    pool = {ValueType.FLOAT: floats, ValueType.INT: INTS, ValueType.BOOL: [0, 1], ValueType.REF: [5, 6, 2**63 - 1]}
+    pool: dict[ValueType, list[Any]] = {
+        ValueType.FLOAT: floats,
+        ValueType.INT: INTS,
+        ValueType.BOOL: [0, 1],
+        ValueType.REF: [5, 6, 2**63 - 1],
+    }
     for i in range(n):
         arrival = i // 2 - n // 4
         again = bool(log) and r.random() < 0.15
         row = r.choice(log).row if again else r.randrange(2**63)
         moment = arrival - (r.randrange(spread) if r.random() < 0.2 else r.randrange(2)) + (r.random() < 0.05) * 9
         key = None if again and r.random() < 0.2 else 1 if r.random() < 0.1 else 0
-        values = [None if r.random() < 0.1 else r.choice(pool[kind]) for kind in lane.values]
+        values: list[Any] = [None if r.random() < 0.1 else r.choice(pool[kind]) for kind in lane.values]
         if r.random() < 0.5:
             values = [r.gauss(20, 40) if k is ValueType.FLOAT else x for k, x in zip(lane.values, values, strict=True)]
         log.append(Version(row, arrival, key, moment, tuple(values)))

@@ -70,7 +70,7 @@ def test_a_definition_has_no_truth_value() -> None:
         bool(T.x > 1)
     assert "test_expressions.py" in str(error.value)
     with pytest.raises(DefinitionError, match="no truth value"):
-        _ = 1 < T.x < 3  # type: ignore[operator]
+        _ = 1 < T.x < 3
 
 
 def test_types_and_columns_are_known_without_data() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +250,12 @@ def test_a_hot_key_keeps_a_small_head() -> None:
     assert read(online, store, 20_000) == [2000.0]
     assert max(map(len, store.values())) < 10_000
     asked: list[bytes] = []
-    online.read(lambda key: (asked.append(key), store.get(key))[1], KEY, 20_000)
+
+    def get(key: bytes) -> bytes | None:
+        asked.append(key)
+        return store.get(key)
+
+    online.read(get, KEY, 20_000)
     assert asked == [KEY]
 
 
@@ -286,7 +292,7 @@ def test_results_go_straight_into_a_callers_row() -> None:
         (np.zeros(9, np.int64), status, 0),
     ):
         with pytest.raises(InternalError):
-            online.read_into(store.get, KEY, 5, bad_words, bad_status, at)
+            online.read_into(store.get, KEY, 5, bad_words, bad_status, at)  # type: ignore[arg-type]
 
 
 def test_packing_and_unpacking_are_inverse() -> None:
@@ -314,7 +320,7 @@ def damaged_heads() -> dict[str, bytes]:
 def test_damaged_heads_are_named(name: str) -> None:
     lane, head = Lane((FLOAT,), (100,), keep=100), damaged_heads()[name]
     online = OnlineLane(lane, [Output(0, "sum", 100, None)])
-    calls = [
+    calls: list[Callable[[Memory], object]] = [
         lambda s: online.read(s.get, KEY, 50),
         lambda s: online.change(s, KEY, (999, 999, 9, lane.pack([1.0])), None),
         lambda s: online.events(s.get, KEY),
@@ -380,7 +386,8 @@ def table(rows: list[tuple[int, int, int, int, int, float | None]]) -> LaneEvent
     fixed = [np.array([r[i] for r in rows], np.int64) for i in range(5)]
     values = np.array([[r[5] if r[5] is not None else 0.0] for r in rows], np.float64).reshape(len(rows), 1)
     nulls = np.array([[r[5] is None] for r in rows], bool).reshape(len(rows), 1)
-    return LaneEvents(*fixed, values.view(np.int64), nulls)
+    key, moment, arrival, until, row = fixed
+    return LaneEvents(key, moment, arrival, until, row, values.view(np.int64), nulls)
 
 
 @pytest.mark.parametrize("method", ["plain", "sweep", "auto"])
@@ -408,6 +415,7 @@ def test_offline_infinities_and_nan_leave_with_their_window(method: Any, odd: fl
 @pytest.mark.parametrize("method", ["plain", "sweep", "auto"])
 def test_offline_extremes_that_are_superseded_are_gone(method: Any) -> None:
     lane, outputs = Lane((FLOAT,), (5000,)), [Output(0, a, 5000, None) for a in ("min", "max")]
+    rows: list[tuple[int, int, int, int, int, float | None]]
     rows = [(0, i, i, NEVER, i, float(abs(i - 500))) for i in range(1000)]
     rows[500], rows[0] = (0, 500, 500, 1100, 500, -9.0), (0, 0, 0, 1200, 0, 999.0)
     t = np.array([1099, 1100, 1199, 1200])

@@ -45,7 +45,8 @@ def test_a_metric_is_taken_over_matured_predictions_of_its_period() -> None:
     found = live.measure(AUC, NOW)
     assert found.n == len(inside) == 14 * 40
     assert found.value == pytest.approx(roc_auc_score([y for _, y in inside], [s for s, _ in inside]), abs=1e-12)
-    assert found.low is not None and found.high is not None and found.low < found.value < found.high
+    assert found.low is not None and found.value is not None and found.high is not None
+    assert found.low < found.value < found.high
 
 
 def test_a_label_counts_only_from_its_arrival() -> None:
@@ -214,7 +215,8 @@ statements = st.lists(
 
 @given(statements, st.integers(0, 30))
 def test_the_newest_label_holds_whatever_is_read_between(said: list[tuple[bytes, float, int]], read_at: int) -> None:
-    book, expected = LabelBook(), {}
+    book = LabelBook()
+    expected: dict[bytes, tuple[float, int]] = {}
     for i, (row, label, arrived) in enumerate(said):
         book.state(row, label, arrived=arrived)
         if row not in expected or arrived >= expected[row][1]:

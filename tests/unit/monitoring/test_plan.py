@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 import headrace as hr
 from headrace.core.time import DAY, HOUR
+from headrace.monitoring.definition import Every, NewLabels
 from headrace.monitoring.plan import Evaluate, Held, MonitoringState, Retrain, due, key_of
 
 NOW = 1_000 * DAY
 AUC = hr.when(hr.live("auc", over="14d", matured="2d") < 0.68, every="1d").alert("ops").retrain()
 ERRORS = hr.when(hr.live("error_rate") > 0.01, every="1h").retrain()
 QUIET = hr.when(hr.live("error_rate", over="1d") > 0.02, every="1d")
-TRIGGERS = [hr.every("45d"), hr.new_labels(40_000)]
+TRIGGERS: list[Every | NewLabels] = [hr.every("45d"), hr.new_labels(40_000)]
 
 
 def firing(monitor: object, state: MonitoringState, now: int = NOW) -> MonitoringState:
@@ -25,7 +26,7 @@ def firing(monitor: object, state: MonitoringState, now: int = NOW) -> Monitorin
 
 def test_a_monitor_is_due_once_in_each_of_its_periods() -> None:
     state = MonitoringState()
-    assert [action.key for action in due([AUC], [], state, NOW)] == [key_of(AUC)]
+    assert [action.key for action in due([AUC], [], state, NOW) if isinstance(action, Evaluate)] == [key_of(AUC)]
     state = state.evaluated_at(key_of(AUC), NOW + 5, None)
     assert due([AUC], [], state, NOW + DAY - 1) == []
     # A tick that came late yesterday does not shift today's.

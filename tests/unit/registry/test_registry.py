@@ -6,6 +6,7 @@ import dataclasses
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +28,7 @@ from headrace.training.record import RunRecord
 
 PASSED = Evaluation(100, (GateResult('metric("auc") >= 0.5', "metric", True, 0.7, 0.5),), {"auc": 0.7}, None)
 FAILED = Evaluation(100, (GateResult('metric("auc") >= 0.9', "metric", False, 0.7, 0.9),), {"auc": 0.7}, None)
-BY = {"why": "a test", "actor": "ada"}
+BY: Any = {"why": "a test", "actor": "ada"}
 
 
 def servable_of(seed: int) -> Servable:

@@ -11,6 +11,7 @@ import pytest
 
 import headrace as hr
 from headrace.core.expressions import Column
+from headrace.features.definition import FeatureLike
 from headrace.features.offline import direct_columns
 from headrace.features.online import OnlineFeatures
 from headrace.features.plan import DatasetPlan, plan_dataset
@@ -47,7 +48,7 @@ class Zone(hr.FeatureGroup, of=Rides, entity=Rides.zone):
     minutes = hr.mean(Rides.minutes).over("1h")
 
 
-ALL = [Rides.seats, Rides.account, Rides.price, Rides.kind, Rides.pool, Rides.asked, Zone, per_seat]
+ALL: list[FeatureLike] = [Rides.seats, Rides.account, Rides.price, Rides.kind, Rides.pool, Rides.asked, Zone, per_seat]
 DATASET = hr.Dataset(rows=Rides, at=Rides.asked, features=ALL, label=Rides.minutes > 30, mature="1d")
 
 
@@ -84,7 +85,7 @@ class Bench:
 
     def ask(self, t: int = 1_000, **changed: Any) -> Any:
         """Predict the usual row, with some values changed."""
-        return self.core.predict(self.signature.decode(self.row | changed), t, {}.get)
+        return self.core.predict(self.signature.decode(self.row | changed), t, dict[bytes, bytes]().get)
 
 
 @pytest.fixture(scope="session")
@@ -126,7 +127,7 @@ def bench(
     plan: DatasetPlan, signature: Signature, row: dict[str, Any], tmp_path: Path
 ) -> Iterator[Callable[..., Bench]]:
     """Return a maker of cores: routes, endpoint, threshold and the column that the rollout's share goes by."""
-    logs = []
+    logs: list[PredictionLog] = []
 
     def make(
         routes: Routes,

@@ -49,7 +49,8 @@ class Sum:
     def score(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         if (matrix > 100).any():
             raise RuntimeError("/secret/path/model.onnx: overflow")
-        return matrix.sum(axis=1, dtype=np.float64)
+        scores: NDArray[np.float64] = matrix.sum(axis=1, dtype=np.float64)
+        return scores
 
 
 @dataclass(frozen=True)

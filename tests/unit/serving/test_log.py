@@ -215,7 +215,13 @@ def test_the_digest_is_of_the_content_and_leaves_out_what_was_measured(tmp_path:
 
     one = digest("a")
     assert digest("b", latency_us=99.0) == one
-    others = [{"version": "m/v9"}, {"variant": "candidate"}, {"threshold": "x"}, {"decision": None}, {"flags": 1}]
+    others: list[dict[str, Any]] = [
+        {"version": "m/v9"},
+        {"variant": "candidate"},
+        {"threshold": "x"},
+        {"decision": None},
+        {"flags": 1},
+    ]
     others += [{"shadows": []}, {"shadows": [("m/v2", 0.25), ("m/v3", 0.1)]}]
     assert len({one, *(digest(f"c{i}", **changed) for i, changed in enumerate(others))}) == len(others) + 1
     assert MEASURED.size == 4

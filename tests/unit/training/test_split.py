@@ -41,7 +41,7 @@ def hours(n: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
 
 
 def test_an_embargo_of_ones_own_replaces_the_dataset_s() -> None:
-    label = np.arange(1_000) % 2.0
+    label = np.arange(1_000, dtype=np.float64) % 2
     mine = split_rows(hours(1_000), label, ByTime(5 * DAY, 5 * DAY, DAY), mature=3 * DAY, kind="classification")
     theirs = split_rows(hours(1_000), label, ByTime(5 * DAY, 5 * DAY, None), mature=3 * DAY, kind="classification")
     assert (mine.embargoed, theirs.embargoed) == (48, 144)

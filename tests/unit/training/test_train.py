@@ -107,7 +107,7 @@ def test_the_record_holds_model_and_baseline_and_is_kept_in_the_ledger(
     record = found.record
     assert record.manifest == found.servable.manifest.digest and found.servable.manifest.run == record.id
     for part in ("valid", "test"):
-        assert record.metrics[part]["auc"] > 0.8 and record.baseline[part]["auc"] > 0.8
+        assert (record.metrics[part]["auc"] or 0) > 0.8 and record.baseline[part]["auc"] > 0.8
     assert max(record.importance, key=lambda name: record.importance[name]) == "delay[0h]"
     assert record.warnings == []
     assert record.environment["lightgbm"] and record.hardware["cpus"]
@@ -138,7 +138,7 @@ def test_numbers_are_predicted_too(make: Make, numbers: hr.Dataset, rows: Traini
     number = np.nan_to_num(np.array(rows.features["delay[0h]"].to_pylist(), np.float64)) * 2
     found = trained(make(line, dataset=numbers, search=None), dataclasses.replace(rows, label=number))
     assert found.servable.manifest.task == "regression"
-    assert found.record.metrics["test"]["r2"] > 0.9
+    assert (found.record.metrics["test"]["r2"] or 0) > 0.9
     assert "target leak? delay[0h] alone correlates" in found.record.warnings[0]
 
 
