@@ -259,3 +259,13 @@ def test_backup_is_a_copy_of_the_folder(ran: Path, tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "backup", project / ".headrace")
     assert answer(project, "models", TARGET)["versions"] == before
     assert answer(project, "audit", "verify", TARGET)["ok"]
+
+
+def test_the_next_command_is_one_that_works_where_the_last_one_was_typed(project: Path) -> None:
+    away, typed = project.parent, f"{project.name}/orders.py:pipeline"
+    first = answer(away, "run", typed, "--state", "elsewhere")
+    assert first["next"] == f"headrace serve {typed} --state elsewhere"
+    told = headrace(away, "models", typed, "--state", "elsewhere").stdout
+    assert f"headrace promote {typed} --state elsewhere VERSION --why" in " ".join(told.split())
+    assert answer(away, "models", typed, "--state", "elsewhere")["versions"][0]["version"] == "orders/v1"
+    assert answer(project, "run", TARGET)["next"] == "headrace serve orders:pipeline"

@@ -75,7 +75,7 @@ def run(target: Target, state: State = None, env: Env = None, seed: int = 0, jso
 
     out = Output(json)
     with out.progress() as progress:
-        result = run_pipeline(load_project(target, env=env), state=state, seed=seed, progress=progress)
+        result = run_pipeline(load_project(target, env=env, state=state), state=state, seed=seed, progress=progress)
     out.show(result)
 
 
@@ -99,7 +99,7 @@ def replay(
 
     out = Output(json)
     wanted = ReplayPlan.parse(start, end, seed=seed, faults=fault or [], freeze=freeze)
-    project = load_project(target, env=env)
+    project = load_project(target, env=env, state=state)
     with out.progress() as progress:
         result = supervised_replay(project, wanted, state=state, progress=progress)
         report = write_report(project, str(result["state"]), progress)
@@ -120,7 +120,7 @@ def serve(
     from headrace.pipelines.project import load_project
     from headrace.pipelines.serve import serve as serve_pipeline
 
-    project = load_project(target, env=env)
+    project = load_project(target, env=env, state=state)
     serve_pipeline(project, state=state, host=host, port=port, behind_proxy=behind_proxy, json=json)
 
 
@@ -138,7 +138,14 @@ def up(
     from headrace.pipelines.project import load_project
     from headrace.pipelines.up import up as run_up
 
-    run_up(load_project(target, env=env), state=state, host=host, port=port, behind_proxy=behind_proxy, json=json)
+    run_up(
+        load_project(target, env=env, state=state),
+        state=state,
+        host=host,
+        port=port,
+        behind_proxy=behind_proxy,
+        json=json,
+    )
 
 
 @app.command()
@@ -156,7 +163,7 @@ def predict(
 
     out = Output(json)
     with out.progress() as progress:
-        result = predict_file(load_project(target, env=env), rows, to=to, state=state, progress=progress)
+        result = predict_file(load_project(target, env=env, state=state), rows, to=to, state=state, progress=progress)
     out.show(result)
 
 
@@ -174,7 +181,9 @@ def promote(
     from headrace.pipelines.operate import promote as promote_version
     from headrace.pipelines.project import load_project
 
-    Output(json).show(promote_version(load_project(target, env=env), version, why=why, force=force, state=state))
+    Output(json).show(
+        promote_version(load_project(target, env=env, state=state), version, why=why, force=force, state=state)
+    )
 
 
 @app.command()
@@ -190,7 +199,7 @@ def approve(
     from headrace.pipelines.operate import approve as approve_version
     from headrace.pipelines.project import load_project
 
-    Output(json).show(approve_version(load_project(target, env=env), version, why=why, state=state))
+    Output(json).show(approve_version(load_project(target, env=env, state=state), version, why=why, state=state))
 
 
 @app.command()
@@ -206,7 +215,7 @@ def rollback(
     from headrace.pipelines.operate import rollback as roll_back
     from headrace.pipelines.project import load_project
 
-    Output(json).show(roll_back(load_project(target, env=env), to=to, why=why, state=state))
+    Output(json).show(roll_back(load_project(target, env=env, state=state), to=to, why=why, state=state))
 
 
 @app.command()
@@ -215,7 +224,7 @@ def models(target: Target, state: State = None, env: Env = None, json: Json = Fa
     from headrace.pipelines.inspect import list_models
     from headrace.pipelines.project import load_project
 
-    Output(json).show(list_models(load_project(target, env=env), state=state))
+    Output(json).show(list_models(load_project(target, env=env, state=state), state=state))
 
 
 @app.command()
@@ -224,7 +233,7 @@ def runs(target: Target, state: State = None, env: Env = None, json: Json = Fals
     from headrace.pipelines.inspect import list_runs
     from headrace.pipelines.project import load_project
 
-    Output(json).show(list_runs(load_project(target, env=env), state=state))
+    Output(json).show(list_runs(load_project(target, env=env, state=state), state=state))
 
 
 @app.command()
@@ -247,7 +256,7 @@ def incidents(target: Target, state: State = None, env: Env = None, json: Json =
     from headrace.pipelines.inspect import list_incidents
     from headrace.pipelines.project import load_project
 
-    Output(json).show(list_incidents(load_project(target, env=env), state=state))
+    Output(json).show(list_incidents(load_project(target, env=env, state=state), state=state))
 
 
 @app.command()
@@ -265,7 +274,7 @@ def explain(
     from headrace.pipelines.explain import explain_feature, explain_prediction
     from headrace.pipelines.project import load_project
 
-    project = load_project(target, env=env)
+    project = load_project(target, env=env, state=state)
     if prediction is not None:
         Output(json).show(explain_prediction(project, prediction, state=state))
     else:
@@ -278,7 +287,7 @@ def audit_verify(target: Target, state: State = None, env: Env = None, json: Jso
     from headrace.pipelines.inspect import verify_ledger
     from headrace.pipelines.project import load_project
 
-    result = verify_ledger(load_project(target, env=env), state=state)
+    result = verify_ledger(load_project(target, env=env, state=state), state=state)
     Output(json).show(result)
     if not result["ok"]:
         raise typer.Exit(1)
@@ -297,7 +306,7 @@ def audit_log(
     from headrace.pipelines.inspect import list_records
     from headrace.pipelines.project import load_project
 
-    Output(json).show(list_records(load_project(target, env=env), kind=kind, limit=limit, state=state))
+    Output(json).show(list_records(load_project(target, env=env, state=state), kind=kind, limit=limit, state=state))
 
 
 @online.command("rebuild")
@@ -308,7 +317,7 @@ def online_rebuild(target: Target, state: State = None, env: Env = None, json: J
 
     out = Output(json)
     with out.progress() as progress:
-        result = rebuild_online(load_project(target, env=env), state=state, progress=progress)
+        result = rebuild_online(load_project(target, env=env, state=state), state=state, progress=progress)
     out.show(result)
 
 
@@ -336,7 +345,7 @@ def demo(
     out = Output(json)
     with out.progress() as progress:
         result = run_demo(state, end=end, progress=progress)
-        report = write_report(demo_project(), state, progress)
+        report = write_report(demo_project(state), state, progress)
     if not json:
         out.print(report.terminal)
     out.show(

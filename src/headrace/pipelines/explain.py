@@ -97,7 +97,7 @@ def explain_feature(
         raise UsageError(
             "what shall be explained?",
             expected="a prediction id, or --feature NAME --key KEY --at INSTANT",
-            next_step=f"headrace explain {project.target} --feature … --key … --at 2013-07-01T12:00:00Z",
+            next_step=f"headrace explain {project.typed} --feature … --key … --at 2013-07-01T12:00:00Z",
         )
     t = Instant.parse(at)
     lane = find_outputs(project.plan, feature)[0][0]

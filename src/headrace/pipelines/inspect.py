@@ -38,9 +38,7 @@ def list_models(project: Project, *, state: str | None) -> View:
         [_name(v), v["registered"], _gates(v), _metric(v, "auc"), _metric(v, "log_loss"), v["bytes"]] for v in found
     ]
     table = Table("Versions", ["version", "registered", "gates", "test AUC", "test log loss", "bytes"], rows)
-    note = (
-        f"Next: headrace promote {project.target} VERSION --why …" if found else f"Next: headrace run {project.target}"
-    )
+    note = f"Next: headrace promote {project.typed} VERSION --why …" if found else f"Next: headrace run {project.typed}"
     return View(f"Models of {project.name}", {"versions": found}, [table], (note,))
 
 

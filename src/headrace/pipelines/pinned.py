@@ -24,5 +24,5 @@ def refuse_other_features(project: Project, version: Version) -> None:
             where=project.pipeline.model.dataset.location,
             got=f"features {str(version.data.get('features'))[:12]}",
             expected=f"features {project.plan.features[:12]}",
-            next_step=f"headrace run {project.target} trains on these; or take the change back",
+            next_step=f"headrace run {project.typed} trains on these; or take the change back",
         )

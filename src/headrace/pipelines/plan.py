@@ -38,7 +38,7 @@ def describe_plan(project: Project) -> View:
         Table("Policies", ["policy", "limit"], policies),
     ]
     asked = ", ".join(c.name for c in direct_columns(plan))
-    notes = (f"A request brings: {asked}.", f"Run it: headrace run {project.target}")
+    notes = (f"A request brings: {asked}.", f"Run it: headrace run {project.typed}")
     return View(f"Plan of {project.target}", data | {"features": features, "policies": policies}, tables, notes)
 
 

@@ -19,13 +19,19 @@ from headrace.pipelines.definition import Pipeline
 
 @dataclass(frozen=True)
 class Project:
-    """Hold a loaded pipeline, its plan, its settings and the folder that relative paths start from."""
+    """Hold a loaded pipeline, its plan, its settings and the folder that relative paths start from.
+
+    `target` names it wherever it was called from; `asked` is how it is named from the working folder, and `typed` the
+    same with the options that say which environment and state folder: what a next command begins with.
+    """
 
     target: str
     name: str
     folder: Path
     pipeline: Pipeline
     settings: Settings
+    asked: str
+    typed: str
 
     @cached_property
     def plan(self) -> DatasetPlan:
@@ -33,10 +39,13 @@ class Project:
         return plan_dataset(self.pipeline.model.dataset)
 
 
-def load_project(target: str, *, env: str | None = None, folder: Path | None = None) -> Project:
+def load_project(
+    target: str, *, env: str | None = None, folder: Path | None = None, state: str | None = None
+) -> Project:
     """Load `module:attribute`, as in "flights:pipeline" (the attribute may be left out: `pipeline`).
 
-    The module is a file in `folder` (the working folder by default) or a path to a file.
+    The module is a file in `folder` (the working folder by default) or a path to a file. `env` and `state` are what
+    the command line says, for the settings and for the commands that messages name.
 
     Raises:
         ConfigurationError: no such file or attribute, or settings that do not fit.
@@ -58,7 +67,9 @@ def load_project(target: str, *, env: str | None = None, folder: Path | None = N
         )
     settings = load_settings(path.parent, env=env)
     name = path.stem if attribute == "pipeline" else f"{path.stem}.{attribute}"
-    return Project(f"{path.stem}:{attribute}", name, path.parent, found, settings)
+    asked = f"{path.stem if path.parent == Path.cwd() else shown(str(path))}:{attribute}"
+    options = "".join(f" --{option} {given}" for option, given in (("env", env), ("state", state)) if given is not None)
+    return Project(f"{path.stem}:{attribute}", name, path.parent, found, settings, asked, asked + options)
 
 
 def _find(module_name: str, folder: Path) -> Path:

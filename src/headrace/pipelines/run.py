@@ -230,12 +230,12 @@ class _Run:
         for gate in evaluation.gates:
             self.rows.append(["gate", str(gate), "passed" if gate.passed else "FAILED"])
         if not evaluation.passed:
-            return body | {"outcome": "refused", "next": f"headrace models {self.project.target}"}
+            return body | {"outcome": "refused", "next": f"headrace models {self.project.typed}"}
         if champion is None:
             self.registry.promote(name, why="no champion yet", actor="headrace")
-            return body | {"outcome": "promoted", "next": f"headrace serve {self.project.target}"}
+            return body | {"outcome": "promoted", "next": f"headrace serve {self.project.typed}"}
         self.registry.challenge(name, why="its gates passed", actor="headrace")
-        step = f"headrace up {self.project.target} rolls it out; headrace promote {self.project.target} {short} --why … does it now"
+        step = f"headrace up {self.project.typed} rolls it out; headrace promote {self.project.typed} {short} --why … does it now"
         return body | {"outcome": "challenger", "next": step}
 
     def refusal(self, candidate: Candidate) -> GateRefused:
@@ -246,7 +246,7 @@ class _Run:
             where=self.project.pipeline.location,
             got="; ".join(str(gate) for gate in failed),
             expected="every gate passed",
-            next_step=f"headrace models {self.project.target}",
+            next_step=f"headrace models {self.project.typed}",
         )
 
     def view(self, data: dict[str, Any], note: str) -> View:

@@ -85,7 +85,7 @@ class PipelineService:
                 where=self.project.pipeline.model.dataset.location,
                 got=[group.definition.name for group in missing],
                 expected="every group filled from history",
-                next_step=f"headrace run {self.project.target}",
+                next_step=f"headrace run {self.project.typed}",
             )
 
     @property
@@ -148,7 +148,7 @@ class PipelineService:
         """
         champion = self.router.routes.champion
         if champion is None or not hasattr(champion.scorer, "score"):
-            raise Unavailable("no model serves yet", where=self.name, next_step=f"headrace run {self.project.target}")
+            raise Unavailable("no model serves yet", where=self.name, next_step=f"headrace run {self.project.typed}")
         return champion.version, champion.scorer.score(matrix)
 
     def latency(self) -> Mapping[str, float]:

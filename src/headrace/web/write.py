@@ -44,9 +44,9 @@ def write_report(project: Project, state: str, progress: Progress) -> Written:
     span = f"--from {Instant(begun['start']).day()} --to {Instant(begun['end']).day()} --seed {begun['seed']}"
     faults = "".join(f" --fault {fault}" for fault in begun["faults"])
     freeze = f" --freeze {Instant(begun['freeze']).day()}" if begun["freeze"] else ""
-    command = f"headrace replay {project.target} {span}{freeze}{faults}"
+    command = f"headrace replay {project.asked} {span}{freeze}{faults} --state again"
     title = f"{project.name}, replayed over {Instant(begun['start']).day()} to {Instant(begun['end']).day()}"
-    report = assemble(records, title=title, reproduce=(command, f"headrace audit verify {project.target}"))
+    report = assemble(records, title=title, reproduce=(command, f"headrace audit verify {project.typed}"))
     write_atomically(folder / NAME, render(report).encode(), temporary=folder / f"{NAME}.new", failpoint="report")
     progress.step("report", 1, 1)
     return Written(folder / NAME, folder / "ledger" / "ledger.sqlite", render_terminal(report))
