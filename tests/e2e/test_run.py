@@ -269,3 +269,15 @@ def test_the_next_command_is_one_that_works_where_the_last_one_was_typed(project
     assert f"headrace promote {typed} --state elsewhere VERSION --why" in " ".join(told.split())
     assert answer(away, "models", typed, "--state", "elsewhere")["versions"][0]["version"] == "orders/v1"
     assert answer(project, "run", TARGET)["next"] == "headrace serve orders:pipeline"
+
+
+def test_where_settings_name_one_module_commands_need_not(project: Path) -> None:
+    assert answer(project, "run")["next"] == "headrace serve orders:pipeline"
+    assert answer(project, "models")["versions"][0]["version"] == "orders/v1"
+    assert answer(project, "audit", "verify")["ok"]
+    (project / "headrace.toml").write_text('[project]\nmodules = ["orders", "other"]\n')
+    done = headrace(project, "plan")
+    assert done.returncode == 1
+    assert "which pipeline?" in done.stderr
+    assert "next:     headrace run orders:pipeline" in done.stderr
+    assert "no [project] modules" in headrace(project.parent, "plan").stderr

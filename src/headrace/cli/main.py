@@ -28,6 +28,13 @@ app.add_typer(audit_app, name="audit")
 COLLECT = (50_000, 20, 100)
 
 Target = Annotated[str, typer.Argument(metavar="FILE:PIPELINE", help="The pipeline, as in flights:pipeline.")]
+Default = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="FILE:PIPELINE",
+        help="The pipeline, as in flights:pipeline; by default that of [project] modules in headrace.toml.",
+    ),
+]
 State = Annotated[str | None, typer.Option(help="The state folder; by default the one in headrace.toml.")]
 Env = Annotated[str | None, typer.Option(help="The environment of headrace.toml to use.")]
 Host = Annotated[str, typer.Option(help="Where to listen; another than loopback needs --behind-proxy.")]
@@ -59,7 +66,7 @@ def new(
 
 
 @app.command()
-def plan(target: Target, env: Env = None, json: Json = False) -> None:
+def plan(target: Default = None, env: Env = None, json: Json = False) -> None:
     """Show what would run and why; reads no data."""
     from headrace.pipelines.plan import describe_plan
     from headrace.pipelines.project import load_project
@@ -68,7 +75,7 @@ def plan(target: Target, env: Env = None, json: Json = False) -> None:
 
 
 @app.command()
-def run(target: Target, state: State = None, env: Env = None, seed: int = 0, json: Json = False) -> None:
+def run(target: Default = None, state: State = None, env: Env = None, seed: int = 0, json: Json = False) -> None:
     """Ingest, validate, compute features, train, evaluate, gate, register and promote. Resumes after a crash."""
     from headrace.pipelines.project import load_project
     from headrace.pipelines.run import run as run_pipeline
@@ -81,7 +88,8 @@ def run(target: Target, state: State = None, env: Env = None, seed: int = 0, jso
 
 @app.command()
 def replay(
-    target: Target,
+    target: Default = None,
+    *,
     start: Annotated[str, typer.Option("--from", help="The first day, as 2013-01-01.")],
     end: Annotated[str, typer.Option("--to", help="The day after the last.")],
     seed: Annotated[int, typer.Option(help="The seed of everything random.")] = 0,
@@ -108,7 +116,7 @@ def replay(
 
 @app.command()
 def serve(
-    target: Target,
+    target: Default = None,
     state: State = None,
     env: Env = None,
     host: Host = "127.0.0.1",
@@ -126,7 +134,7 @@ def serve(
 
 @app.command()
 def up(
-    target: Target,
+    target: Default = None,
     state: State = None,
     env: Env = None,
     host: Host = "127.0.0.1",
@@ -204,7 +212,7 @@ def approve(
 
 @app.command()
 def rollback(
-    target: Target,
+    target: Default = None,
     to: Annotated[str | None, typer.Option(help="The version to go back to, as v2; by default the one before.")] = None,
     why: Annotated[str, typer.Option(help="The reason, for the audit trail.")] = "rolled back by hand",
     state: State = None,
@@ -219,7 +227,7 @@ def rollback(
 
 
 @app.command()
-def models(target: Target, state: State = None, env: Env = None, json: Json = False) -> None:
+def models(target: Default = None, state: State = None, env: Env = None, json: Json = False) -> None:
     """List the registered versions."""
     from headrace.pipelines.inspect import list_models
     from headrace.pipelines.project import load_project
@@ -228,7 +236,7 @@ def models(target: Target, state: State = None, env: Env = None, json: Json = Fa
 
 
 @app.command()
-def runs(target: Target, state: State = None, env: Env = None, json: Json = False) -> None:
+def runs(target: Default = None, state: State = None, env: Env = None, json: Json = False) -> None:
     """List the training runs."""
     from headrace.pipelines.inspect import list_runs
     from headrace.pipelines.project import load_project
@@ -251,7 +259,7 @@ def features(
 
 
 @app.command()
-def incidents(target: Target, state: State = None, env: Env = None, json: Json = False) -> None:
+def incidents(target: Default = None, state: State = None, env: Env = None, json: Json = False) -> None:
     """List incidents, the newest first."""
     from headrace.pipelines.inspect import list_incidents
     from headrace.pipelines.project import load_project
@@ -282,7 +290,7 @@ def explain(
 
 
 @audit_app.command("verify")
-def audit_verify(target: Target, state: State = None, env: Env = None, json: Json = False) -> None:
+def audit_verify(target: Default = None, state: State = None, env: Env = None, json: Json = False) -> None:
     """Check the ledger's hash chain, pointers and checkpoints."""
     from headrace.pipelines.inspect import verify_ledger
     from headrace.pipelines.project import load_project
@@ -295,7 +303,7 @@ def audit_verify(target: Target, state: State = None, env: Env = None, json: Jso
 
 @audit_app.command("log")
 def audit_log(
-    target: Target,
+    target: Default = None,
     kind: Annotated[str | None, typer.Option(help="Only records of this kind.")] = None,
     limit: Annotated[int, typer.Option(help="At most so many, the newest first.")] = 50,
     state: State = None,
@@ -310,7 +318,7 @@ def audit_log(
 
 
 @online.command("rebuild")
-def online_rebuild(target: Target, state: State = None, env: Env = None, json: Json = False) -> None:
+def online_rebuild(target: Default = None, state: State = None, env: Env = None, json: Json = False) -> None:
     """Rebuild the online store from the offline tables."""
     from headrace.pipelines.operate import rebuild_online
     from headrace.pipelines.project import load_project

@@ -72,7 +72,7 @@ class ProjectSettings(Table):
     """Say what the project consists of."""
 
     modules: tuple[str, ...] = Field(
-        default=(), description="project files, without .py, whose pipelines belong together"
+        default=(), description="project files, without .py; where there is one, commands need not name it"
     )
 
 

@@ -68,7 +68,7 @@ class ControlLoop:
     """Drive one pipeline's loop; the owner calls `tick` as time passes and serves through `router`.
 
     `training_takes` is charged to each training before its candidate can be rolled out, for clocks that stand still
-    meanwhile. `unlocked` opens a context in which requests may be answered while a model is trained.
+    meanwhile. `training` opens the context in which each model is trained: requests may be answered there.
     """
 
     def __init__(
@@ -81,11 +81,11 @@ class ControlLoop:
         state: ControlState,
         *,
         training_takes: int = 0,
-        unlocked: Callable[[], AbstractContextManager[None]] = nullcontext,
+        training: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.project, self.footing, self.router = project, footing, router
         self.monitoring, self.gatekeeper, self.state = monitoring, gatekeeper, state
-        self.training_takes, self.unlocked = training_takes, unlocked
+        self.training_takes, self.training = training_takes, training
         self.servables: dict[str, Servable] = {}
         self.restore_routes()
 
@@ -255,7 +255,7 @@ class ControlLoop:
         try:
             self.gatekeeper.refuse_if_held()
             beside = None if champion is None else self.servable(champion.name).another()
-            with self.unlocked():
+            with self.training():
                 candidate = learn(self.project, self.footing, as_of=now, champion=beside, params=self.state.params)
         except (DataError, UserCodeError) as error:
             self.monitoring.state = self.monitoring.state.retraining_ended(trained=False)

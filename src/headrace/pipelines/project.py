@@ -40,9 +40,11 @@ class Project:
 
 
 def load_project(
-    target: str, *, env: str | None = None, folder: Path | None = None, state: str | None = None
+    target: str | None, *, env: str | None = None, folder: Path | None = None, state: str | None = None
 ) -> Project:
     """Load `module:attribute`, as in "flights:pipeline" (the attribute may be left out: `pipeline`).
+
+    None stands for the one module that `[project] modules` of the folder's `headrace.toml` names.
 
     The module is a file in `folder` (the working folder by default) or a path to a file. `env` and `state` are what
     the command line says, for the settings and for the commands that messages name.
@@ -51,6 +53,8 @@ def load_project(
         ConfigurationError: no such file or attribute, or settings that do not fit.
         DefinitionError: the file has a mistake, with its line.
     """
+    if target is None:
+        target = _only_module(folder or Path.cwd(), env)
     module_name, _, attribute = target.partition(":")
     path = _find(module_name, folder or Path.cwd())
     module = import_file(path)
@@ -70,6 +74,19 @@ def load_project(
     asked = f"{path.stem if path.parent == Path.cwd() else shown(str(path))}:{attribute}"
     options = "".join(f" --{option} {given}" for option, given in (("env", env), ("state", state)) if given is not None)
     return Project(f"{path.stem}:{attribute}", name, path.parent, found, settings, asked, asked + options)
+
+
+def _only_module(folder: Path, env: str | None) -> str:
+    modules = load_settings(folder, env=env).project.modules
+    if len(modules) != 1:
+        raise ConfigurationError(
+            "which pipeline?",
+            where=str(folder),
+            got=modules or "no [project] modules in headrace.toml",
+            expected="FILE:NAME, as in flights:pipeline, or one module in headrace.toml",
+            next_step=f"headrace run {modules[0]}:pipeline" if modules else "headrace new PROJECT",
+        )
+    return modules[0]
 
 
 def _find(module_name: str, folder: Path) -> Path:

@@ -213,8 +213,22 @@ class _Replay:
         gatekeeper = Gatekeeper(self.project, self.ledger, stores.tables, state=kept.get("gatekeeper"), streaming=True)
         state = ControlState(**kept["control"]) if kept else ControlState(labelled_until=self.plan.start)
         return ControlLoop(
-            self.project, footing, Router(), monitoring, gatekeeper, state, training_takes=MODELLED_TRAINING
+            self.project,
+            footing,
+            Router(),
+            monitoring,
+            gatekeeper,
+            state,
+            training_takes=MODELLED_TRAINING,
+            training=self._training,
         )
+
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        """Show that a model is trained, which takes a while in which no day passes."""
+        self.progress.step("training", 0, 1, self.day.day())
+        yield
+        self.progress.step("training", 1, 1, self.day.day())
 
     def _core(self) -> Core:
         pipeline = self.project.pipeline

@@ -85,7 +85,7 @@ class Controller:
         state = ControlState(**kept["control"]) if kept else ControlState(labelled_until=now, serving_since=now)
         gates = Gatekeeper(self.project, stores.ledger, stores.tables, state=kept.get("gatekeeper"), streaming=True)
         loop = ControlLoop(
-            self.project, footing, self.service.router, monitoring, gates, state, unlocked=self._unlocked
+            self.project, footing, self.service.router, monitoring, gates, state, training=self._unlocked
         )
         loop.adopt_challenger(now)
         if kept:
