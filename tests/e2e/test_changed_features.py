@@ -84,7 +84,7 @@ def test_a_new_feature_is_filled_from_history_and_the_old_model_is_not_served_it
     with pytest.raises(ConfigurationError, match="features are not in the online store yet") as caught:
         service(changed)
     assert "Shop" in str(caught.value)
-    assert caught.value.next_step == "headrace run orders:pipeline"
+    assert caught.value.next_step == f"headrace run {changed.typed}"
 
     view = run(changed, state=None, seed=1, progress=Silent())
     assert view["outcome"] == "challenger"  # the champion reads other features, so only a person can replace it

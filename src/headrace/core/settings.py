@@ -83,7 +83,9 @@ class SourceSettings(Table):
         default=None, description="a file, a folder or a glob, from this file's folder or absolute"
     )
     stream: str | None = Field(default=None, description="the stream of live events; the source's name unless said")
-    format: Literal["parquet", "csv"] | None = Field(default=None, description="by the file's suffix unless said")
+    format: Literal["parquet", "csv", "jsonl"] | None = Field(
+        default=None, description="by the file's suffix unless said"
+    )
     zone: Zone | None = Field(
         default=None, description="IANA zone of timestamps that carry none; without it they are refused"
     )

@@ -1,4 +1,4 @@
-"""Read Parquet and CSV files as a source's declared columns in the declared types, or refuse them with a reason."""
+"""Read Parquet, CSV and JSON Lines files as a source's declared columns in the declared types, or refuse them with a reason."""
 
 from __future__ import annotations
 
@@ -18,10 +18,15 @@ from headrace.core.location import shown
 from headrace.core.settings import SourceSettings
 from headrace.sources.casts import Cells, NaiveTimestamps, cast_cells, cast_text
 from headrace.sources.definition import SourceDefinition
+from headrace.sources.jsonlines import LINE, JsonRows, cells_of, read_json_lines
 from headrace.sources.record import ARRIVAL
 from headrace.sources.values import data_names
 
 Kind = Literal["removed", "retyped", "doubled"]
+Format = Literal["parquet", "csv", "jsonl"]
+SUFFIXES: Mapping[str, Format] = {"parquet": "parquet", "csv": "csv", "jsonl": "jsonl", "ndjson": "jsonl"}
+COMPRESSED = ("gz", "bz2", "zst", "lz4")
+_INSTANT: Column[Any] = Column(role="column", dtype="instant")
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ def find_files(definition: SourceDefinition, settings: SourceSettings, folder: P
     path = Path(pattern)
     found = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
     if path.is_dir():
-        found = sorted(p for suffix in ("parquet", "csv", "csv.gz") for p in path.rglob(f"*.{suffix}"))
+        found = sorted(p for p in path.rglob("*") if _kind_of(p) is not None)
     files = [p for p in found if p.is_file()]
     if not files:
         raise DataError(
@@ -91,20 +96,21 @@ def read_file(definition: SourceDefinition, settings: SourceSettings, path: Path
         SchemaChanged: a declared column is missing, of another type, or there twice.
         DataError: the file cannot be read, its suffix names no known format, or it has timestamps without a zone.
     """
-    known: tuple[Literal["parquet", "csv"], ...] = ("parquet", "csv")
-    kind = settings.format or next((k for k in known if k in [s[1:].lower() for s in path.suffixes]), None)
+    kind = settings.format or _kind_of(path)
     if kind is None:
         raise DataError(
             f"{definition.name}: a file of unknown format",
             where=shown(str(path)),
             got=path.suffix or "no suffix",
-            expected=".parquet, .csv or .csv.gz",
+            expected=".parquet, .csv or .jsonl, the last two also compressed (.gz, .bz2, .zst, .lz4)",
             next_step=f'say which: [sources.{definition.name}] format = "csv"',
         )
     where = shown(str(path))
     try:
         if kind == "csv":
             return conform(definition, _read_csv(settings, path), settings, where=where, text=True)
+        if kind == "jsonl":
+            return _conform_json(definition, read_json_lines(path), settings, where)
         table, header = _read_parquet(definition, settings, path)
         return conform(definition, table, settings, where=where, header=header)
     except (pa.ArrowException, OSError) as error:
@@ -161,6 +167,36 @@ def conform(
         sum(cells.ambiguous for cells in found.values()),
         sum(cells.nonexistent for cells in found.values()),
     )
+
+
+def _conform_json(definition: SourceDefinition, lines: JsonRows, settings: SourceSettings, where: str) -> Extract:
+    """Return JSON lines' declared columns in the declared types; a name that a line lacks is null there."""
+    names, present = data_names(definition, settings.columns), lines.names()
+    deviations = [d for c, name in names.items() if (d := _absent(c, name, present.count(name)))] if lines.rows else []
+    absent = {d.column for d in deviations}
+    observed = _arrival_name(definition, settings, present, where) if lines.rows else None
+    wanted = [(c.name, c, name) for c, name in names.items() if c.name not in absent]
+    wanted += [(ARRIVAL, _INSTANT, observed)] if observed else []
+    found: dict[str, pa.Array] = {}
+    misread: dict[int, dict[str, str]] = {row: {LINE: text} for row, text in lines.broken.items()}
+    for name, column, source in wanted:
+        values = [row.get(source) for row in lines.rows]
+        found[name], wrong = cells_of(column, values, settings.zone)
+        if wrong and found[name].null_count == len(values):
+            example = "a value of another type" if column.pii else f"{next(iter(wrong.values()))!r:.40}"
+            deviations.append(Deviation(name, "retyped", column.dtype, f"values such as {example}"))
+        for row, text in wrong.items():
+            misread.setdefault(row, {})[name] = text
+    if deviations:
+        raise schema_changed(definition, deviations, where)
+    return Extract(pa.table(found), tuple(n for n in present if n not in {*names.values(), observed}), misread)
+
+
+def _kind_of(path: Path) -> Format | None:
+    """Return the format that a file's name tells, also of a compressed one."""
+    suffixes = [suffix[1:].lower() for suffix in path.suffixes]
+    last = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] in COMPRESSED else suffixes[-1] if suffixes else ""
+    return SUFFIXES.get(last)
 
 
 def schema_changed(definition: SourceDefinition, deviations: list[Deviation], where: str) -> SchemaChanged:

@@ -16,6 +16,7 @@ from headrace.core.errors import DataError
 from headrace.core.location import shown
 from headrace.core.settings import LimitSettings, Settings, SourceSettings
 from headrace.sources.definition import SourceDefinition
+from headrace.sources.jsonlines import LINE
 from headrace.sources.plan import expand, reveal_of, reveal_schema
 from headrace.sources.readers import Extract, find_files, read_file
 from headrace.sources.record import ARRIVAL, Reveal, RevealBatch
@@ -203,5 +204,8 @@ def _shown(definition: SourceDefinition, values: Mapping[str, Any]) -> dict[str,
 
 def _misreading(definition: SourceDefinition, name: str, text: str) -> str:
     column = definition.by_name.get(name)
+    if name == LINE:
+        hidden = any(c.pii for c in definition.columns)
+        return "not a JSON object" if hidden else f"not a JSON object: {text!r:.80}"
     shown_text = "a text that is none" if column is not None and column.pii else f"{text!r:.80}"
     return f"{name}: expected {'instant' if column is None else column.dtype}, got {shown_text}"

@@ -28,7 +28,7 @@ from headrace.training.record import RunRecord
 
 PASSED = Evaluation(100, (GateResult('metric("auc") >= 0.5', "metric", True, 0.7, 0.5),), {"auc": 0.7}, None)
 FAILED = Evaluation(100, (GateResult('metric("auc") >= 0.9', "metric", False, 0.7, 0.9),), {"auc": 0.7}, None)
-BY: Any = {"why": "a test", "actor": "ada"}
+BY: dict[str, Any] = {"why": "a test", "actor": "ada"}
 
 
 def servable_of(seed: int) -> Servable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import date, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from headrace.core.settings import SourceSettings
 from headrace.core.time import DAY, Instant
 from headrace.sources.definition import Source, column, definition_of, event_time, row_id
 from headrace.sources.readers import Extract, conform, find_files, read_file
+from headrace.sources.run import place
 
 
 class Rows(Source):
@@ -265,3 +267,66 @@ def test_texts_that_are_not_utf8_are_refused() -> None:
     raw = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")])
     with pytest.raises(pa.ArrowInvalid, match="UTF8"):
         conform(ROWS, pa.table({"key": raw}), SETTINGS, where="table", header=list(GOOD))
+
+
+LINES = [
+    {"key": "a", "at": "2013-07-01T12:00:00Z", "Size (km)": 1.5, "count": 1, "good": True, "day": "2013-07-01", "secret": 7},
+    {"key": "b", "at": 1372680000000000, "more": "x"},
+]  # fmt: skip
+
+
+def write_lines(path: Path, *lines: Any) -> Path:
+    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    with pa.output_stream(path, compression="detect") as stream:
+        stream.write("\n".join([*texts, ""]).encode())
+    return path
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.ndjson", "rows.jsonl.gz", "rows.jsonl.zst", "rows.JSONL"])
+def test_json_lines_are_read_as_events_are(tmp_path: Path, name: str) -> None:
+    found = read_file(ROWS, SourceSettings(path=name), write_lines(tmp_path / name, LINES[0], "", LINES[1]))
+    assert found.table.to_pydict() == READ
+    assert found.extra == ("more",)
+    assert not found.misread
+
+
+def test_a_line_or_cell_that_is_none_is_told_with_its_row(tmp_path: Path) -> None:
+    wrong = LINES[0] | {"key": "c", "count": "1", "secret": "s3cret"}
+    found = read_file(ROWS, SETTINGS, write_lines(tmp_path / "rows.jsonl", LINES[0], "{oops", wrong, "[1]"))
+    assert found.table.num_rows == 4
+    assert found.misread == {1: {"(line)": "{oops"}, 2: {"count": "1", "secret": "s3cret"}, 3: {"(line)": "[1]"}}
+    accepted, refused = place(ROWS, found, "rows.jsonl")
+    assert accepted["key"].to_pylist() == ["a"]
+    reasons = refused["reason"].to_pylist()
+    assert reasons[0] == "not a JSON object"  # its text could hold a column marked pii
+    assert "count: expected int, got '1'" in reasons[1]
+    assert "s3cret" not in reasons[1]
+
+
+def test_json_lines_of_other_columns_are_refused(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "rows.jsonl", {**LINES[0], "count": "many"})
+    with pytest.raises(SchemaChanged, match=r"Rows\.count was retyped") as caught:
+        read_file(ROWS, SETTINGS, path)
+    assert "values such as 'many'" in str(caught.value)
+    path = write_lines(tmp_path / "rows.jsonl", {k: v for k, v in LINES[0].items() if k != "at"})
+    with pytest.raises(SchemaChanged, match=r"Rows\.at was removed"):
+        read_file(ROWS, SETTINGS, path)
+
+
+def test_json_lines_in_a_folder_are_found_with_the_others_and_an_empty_file_is_empty(tmp_path: Path) -> None:
+    write_lines(tmp_path / "one.jsonl.gz", LINES[0])
+    (tmp_path / "two.csv").write_text(HEADER)
+    (tmp_path / "notes.txt").write_text("no data")
+    found = find_files(ROWS, SourceSettings(path="."), tmp_path)
+    assert [p.name for p in found] == ["one.jsonl.gz", "two.csv"]
+    (tmp_path / "empty.jsonl").write_text("")
+    empty = read_file(ROWS, SETTINGS, tmp_path / "empty.jsonl").table
+    assert empty.num_rows == 0
+    assert set(empty.column_names) == set(READ)
+
+
+def test_a_cut_off_compressed_file_is_unreadable(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "rows.jsonl.gz", *[{**LINES[0], "key": str(i)} for i in range(500)])
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match="not a readable jsonl file"):
+        read_file(ROWS, SETTINGS, path)
