@@ -97,7 +97,8 @@ def place(definition: SourceDefinition, extract: Extract, where: str) -> tuple[p
     for row, values in zip(rows.tolist(), table.take(pa.array(rows)).to_pylist(), strict=True):
         texts = dict(extract.misread.get(row, {}))
         problems = [_misreading(definition, name, text) for name, text in texts.items()]
-        nulls = unplaced(tuple(p for p in placing if p[0] not in texts), values | texts)
+        checked = tuple(p for p in placing if p[0] not in texts and LINE not in texts)
+        nulls = unplaced(checked, values | texts)
         refused.append(_refused(f"{where}, row {row + 1}", problems + nulls, _shown(definition, values) | texts))
     return table.filter(pa.array(~bad)), pa.Table.from_pylist(refused, refusal_schema())
 
