@@ -131,7 +131,7 @@ def _log(logs: dict[bytes, _Log], lane: LanePlan, histories: Mapping[str, Histor
 
 def _explain(lane: LanePlan, output: int, log: _Log, key: bytes, t: int, name: str) -> FeatureExplanation:
     events, number = log.events, log.numbers.get(key, -1) if key else -1
-    words, status = scan(lane.lane, lane.outputs, events, np.array([number]), np.array([t]))
+    words, status, _ = scan(lane.lane, lane.outputs, events, np.array([number]), np.array([t]))
     place = lane.outputs[output].column
     mine = np.flatnonzero(events.key == number)
     mine = mine[np.lexsort((events.row[mine], events.arrival[mine], events.moment[mine]))][::-1]

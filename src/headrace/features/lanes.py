@@ -56,14 +56,20 @@ class ValueType(IntEnum):
 class Output:
     """Ask for an aggregate of a value column (None: of rows) over a window in microseconds.
 
-    `aggregate` is count, sum, mean, min, max, stddev, quantile or latest; only latest takes no window. `parameter` is the
-    quantile in [0, 1], or the greatest age of a latest value in microseconds (None: any age).
+    `aggregate` is count, sum, mean, min, max, stddev, quantile, distinct, mode, last, first, fold or latest; only latest
+    takes no window. `parameter` is the quantile in [0, 1], the greatest age of a latest value in microseconds (None: any
+    age), or the k of the k-th last or first. The window is [t - offset - window, t - offset), its begin floored to a
+    multiple of `hop` where that is not 0; a negative offset lies ahead. A latest value holds until the instant in the
+    column `until`, if that is there.
     """
 
     column: int | None
     aggregate: str
     window: int | None
     parameter: float | None
+    offset: int = 0
+    hop: int = 0
+    until: int | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,8 @@ class Lane:
 
     `state` values are visible at their own moment, events only after it; of state the newest null wins. `keep`
     (microseconds, counted back from the newest applied arrival) is the longest window or age, and some grace for what
-    comes late; with `latest` the newest values of each column are kept whatever their age.
+    comes late; with `latest` the newest values of each column are kept whatever their age. With `placed` events stand
+    elsewhere than at their moment, in the future perhaps: their last value column holds the moment.
 
     >>> Lane((ValueType.FLOAT,), (3_600_000_000,)).pack([2.0]).hex(" ", 8)
     '0000000000000000 0000000000000040'
@@ -83,6 +90,7 @@ class Lane:
     state: bool = False
     keep: int = 0
     latest: bool = False
+    placed: bool = False
 
     def __post_init__(self) -> None:
         if len(self.values) > MAX_COLUMNS:

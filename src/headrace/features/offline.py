@@ -87,7 +87,7 @@ class OfflineFeatures:
             events, numbers = lane_events(lane, self.histories[lane.source.name])
             query = np.array([numbers.get(key, -1) for key in keys], np.int64)[known] if len(keys) else known
             query = np.where(known >= 0, query, -1)
-            found, state = scan(lane.lane, lane.outputs, events, query, t)
+            found, state, _ = scan(lane.lane, lane.outputs, events, query, t)
             state[known < 0] = NO_KEY
             span = slice(at, at + len(lane.outputs))
             words[:, span], status[:, span] = found, state
