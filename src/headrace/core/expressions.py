@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from headrace.core.errors import DefinitionError
 from headrace.core.location import user_location
-from headrace.core.time import Instant, duration, format_duration
+from headrace.core.time import Instant, duration, end_of_day, format_duration
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -177,6 +177,9 @@ class Column(Expr[T_co]):
     state: bool = False
     pii: bool = False
     renamed: str | None = None
+    zone: str | None = None
+    known_after: int = 0
+    references: Column[Any] | None = None
     parts: tuple[Column[Any], ...] = ()
     location: str = field(default_factory=user_location)
     name: str = ""
@@ -186,6 +189,10 @@ class Column(Expr[T_co]):
 
     def __str__(self) -> str:
         return f"{self.owner.__name__}.{self.name}" if self.owner else (self.name or f"<column at {self.location}>")
+
+    def instant(self, value: Any) -> Any:
+        """Return the instant that a value of the column stands for: a day of a zone stands for its end."""
+        return value if self.zone is None else end_of_day(value, self.zone)
 
 
 def lift(value: object) -> Expr[Any]:
@@ -358,18 +365,19 @@ class Moment:
 
     def per_row(self, index: Mapping[Column[Any], int]) -> Callable[[Row], Instant | None]:
         """Lower to a function of one row; null if any of the instants is null."""
-        if len(self.terms) == 1:
+        if len(self.terms) == 1 and self.terms[0][0].zone is None:
             return per_row(Shift(*self.terms[0]), index) if self.terms[0][1] else per_row(self.terms[0][0], index)
-        places = [(index[column], offset) for column, offset in self.terms]
+        places = [(index[column], column.instant, offset) for column, offset in self.terms]
 
         def latest(row: Row) -> Any:
             found = None
-            for place, offset in places:
+            for place, instant, offset in places:
                 value = row[place]
                 if value is None:
                     return None
-                if found is None or value + offset > found:
-                    found = value + offset
+                moment = instant(value) + offset
+                if found is None or moment > found:
+                    found = moment
             return found
 
         return latest

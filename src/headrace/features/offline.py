@@ -12,15 +12,17 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from headrace.core.errors import DataError
-from headrace.core.expressions import Column, columns_of, on_table
+from headrace.core.expressions import Column, Moment, on_table
 from headrace.core.identity import encode_key, text_id
+from headrace.features.fold import Folder
 from headrace.features.history import NEVER, History, Ints
+from headrace.features.lane_plan import LanePlan
 from headrace.features.online import call, fills_of
-from headrace.features.plan import BindingPlan, DatasetPlan, FeaturePlan, LanePlan
-from headrace.features.record import NO_KEY, NULL, OK, TrainingSet
-from headrace.features.rows import ABSENT
-from headrace.features.windows import LaneEvents, ValueType, scan
+from headrace.features.plan import BindingPlan, DatasetPlan, FeaturePlan
+from headrace.features.record import NO_KEY, NULL, OK
+from headrace.features.windows import LaneEvents, Scanned, ValueType, scan
 from headrace.sources.plan import moments_on
+from headrace.sources.zones import civil_times
 
 ARROW_TYPES = {"float": pa.float64(), "int": pa.int64(), "bool": pa.bool_(), "str": pa.string(), "instant": pa.int64()}
 
@@ -87,7 +89,11 @@ class OfflineFeatures:
             events, numbers = lane_events(lane, self.histories[lane.source.name])
             query = np.array([numbers.get(key, -1) for key in keys], np.int64)[known] if len(keys) else known
             query = np.where(known >= 0, query, -1)
-            found, state, _ = scan(lane.lane, lane.outputs, events, query, t)
+            back = t if lane.zone is None else civil_times(t, lane.zone)
+            scanned = scan(lane.lane, lane.outputs, events, query, t, query_at=back)
+            found, state = scanned.words, scanned.status
+            for output in scanned.folds:
+                self._fold(lane, output, scanned)
             state[known < 0] = NO_KEY
             span = slice(at, at + len(lane.outputs))
             words[:, span], status[:, span] = found, state
@@ -97,6 +103,16 @@ class OfflineFeatures:
                     texts[name] = self._texts(lane, words[:, i], status[:, i])
                     words[:, i] = 0
             at += len(lane.outputs)
+
+    def _fold(self, lane: LanePlan, output: int, scanned: Scanned) -> None:
+        """Call a fold for each query that has values, and put its results where the windows' other results are."""
+        texts = texts_by_id(lane, self.histories[lane.source.name]) if lane.reads_texts(output) else {}
+        folder = Folder(lane, output)
+        values, ends = scanned.folds[output]
+        starts = np.concatenate([[0], ends[:-1]])
+        for query in np.flatnonzero(scanned.status[:, output] == OK).tolist():
+            part = values[starts[query] : ends[query]]
+            scanned.words[query, output], scanned.status[query, output] = folder.result(part, texts.__getitem__)
 
     def _texts(self, lane: LanePlan, words: Ints, status: NDArray[np.uint8]) -> pa.Array:
         known = texts_by_id(lane, self.histories[lane.source.name])
@@ -195,10 +211,14 @@ def lane_events(plan: LanePlan, history: History) -> tuple[LaneEvents, dict[byte
         if columns
         else np.zeros((len(key), 0), bool)
     )
-    if not plan.lane.state and all(o.column is not None for o in plan.outputs):
+    if not plan.keeps_nulls:
         valid &= ~nulls.all(axis=1)
     words = _words(plan, columns, len(key))
     words[nulls] = 0
+    if plan.on is not None:
+        words, nulls = np.column_stack([words, moment]), np.column_stack([nulls, np.zeros(len(key), bool)])
+        moment, standing = _positions(plan.on, plan.zone, table)
+        valid &= standing
     kept, until = _runs(history, valid, [key, moment, arrival, *words.T, *nulls.T])
     row, tied = np.zeros(len(kept), np.int64), _tied(key[kept], moment[kept], arrival[kept])
     row[tied] = history.row_hashes(kept[tied])
@@ -214,14 +234,22 @@ def lane_events(plan: LanePlan, history: History) -> tuple[LaneEvents, dict[byte
     return events, {k: i for i, k in enumerate(keys)}
 
 
+def _positions(on: Moment, zone: str | None, table: pa.Table) -> tuple[Ints, NDArray[np.bool_]]:
+    """Return where rows' events stand, as `events.EventMaker` of each, and whether that is known."""
+    column, offset = on.terms[0]
+    values = table[column.name].combine_chunks()
+    standing = values.is_valid().to_numpy(zero_copy_only=False)
+    found = as_words(values) + offset
+    return found if zone is None or column.dtype == "date" else civil_times(found, zone), standing
+
+
 def texts_by_id(plan: LanePlan, history: History) -> dict[int, str]:
     """Return the texts that a lane's events refer to by id."""
     known: dict[int, str] = {}
-    for value, kind in zip(plan.values, plan.lane.values, strict=True):
+    for value, kind in zip(plan.values, plan.lane.values, strict=False):
         if kind is ValueType.REF:
-            for column in columns_of(value):
-                texts = pc.unique(history.table[column.name]).to_pylist()
-                known.update({text_id(text): text for text in texts if text is not None})
+            texts = pc.unique(on_table(value, history.table)).to_pylist()
+            known.update({text_id(text): text for text in texts if text is not None})
     return known
 
 
@@ -239,7 +267,7 @@ def _tied(key: Ints, moment: Ints, arrival: Ints) -> Ints:
 
 def _words(plan: LanePlan, columns: Sequence[pa.Array], n: int) -> Ints:
     found = np.zeros((n, len(columns)), np.int64)
-    for i, (array, kind) in enumerate(zip(columns, plan.lane.values, strict=True)):
+    for i, (array, kind) in enumerate(zip(columns, plan.lane.values, strict=False)):
         if kind is ValueType.REF:
             encoded = array.dictionary_encode()
             ids = np.array([text_id(s) for s in encoded.dictionary.to_pylist()] or [0], np.int64)
@@ -268,78 +296,6 @@ def _runs(history: History, valid: NDArray[np.bool_], columns: Sequence[NDArray[
     return starts[kept], until[kept]
 
 
-@dataclass(frozen=True, eq=False)
-class MaturedRows:
-    """Hold a dataset's rows as known at their moments `t`, with features and with labels (NaN: censored)."""
-
-    rows: pa.Table
-    t: Ints
-    values: Values
-    label: NDArray[np.float64]
-
-
-def matured_rows(
-    plan: DatasetPlan,
-    histories: Mapping[str, History],
-    *,
-    as_of: int,
-    start: int | None = None,
-    end: int | None = None,
-    limit: int | None = None,
-) -> MaturedRows:
-    """Return the rows whose moment lies in [start, end) and that had matured: `at + mature <= as_of`.
-
-    They come by moment; with `limit` the newest of them. A row without a label by then is kept as censored.
-    """
-    base = histories[plan.rows.name]
-    last = np.append(base.starts[1:], len(base)) - 1
-    anchor, offset = plan.at.terms[0]
-    moment = base.cells(anchor)
-    known = moment.is_valid().to_numpy(zero_copy_only=False)[last]
-    t = as_words(moment)[last] + offset
-    chosen = known & (t + plan.mature <= as_of)
-    chosen &= (t >= (start if start is not None else ABSENT)) & (t < (end if end is not None else NEVER))
-    version = base.version_at(np.where(chosen, t, ABSENT))
-    places = np.flatnonzero(chosen)
-    places = places[np.lexsort((base.starts[places], t[places]))]
-    if limit is not None:
-        places = places[max(len(places) - limit, 0) :]
-    rows = rows_at(base, version[places])
-    values = OfflineFeatures(plan, histories).compute(rows, t[places])
-    return MaturedRows(rows, t[places], values, labels(plan, base, last[places], as_of))
-
-
-def training_set(
-    plan: DatasetPlan,
-    reveals: Mapping[str, pa.Table],
-    *,
-    as_of: int,
-    start: int | None = None,
-    end: int | None = None,
-    manifest: Mapping[str, Any] | None = None,
-) -> TrainingSet:
-    """Build the training set as it could have been built at `as_of` (microseconds UTC) from the reveals of each source.
-
-    Raises:
-        DataError: a source of the plan has no reveals table.
-    """
-    found = matured_rows(plan, histories_of(plan, reveals, as_of), as_of=as_of, start=start, end=end)
-    facts = facts_of(plan, found, as_of) | dict(manifest or {})
-    return TrainingSet(plan.columns, found.values.table(plan), found.rows, found.t, found.label, as_of, facts)
-
-
-def facts_of(plan: DatasetPlan, found: MaturedRows, as_of: int) -> dict[str, Any]:
-    """Return from what rows follow and how many they are, as plain JSON."""
-    censored = int(np.isnan(found.label).sum())
-    return {
-        "definition": plan.hash,
-        "features": plan.features,
-        "as_of": as_of,
-        "rows": len(found.t),
-        "censored": censored,
-    }
-
-
 def histories_of(plan: FeaturePlan, reveals: Mapping[str, pa.Table], as_of: int) -> dict[str, History]:
     """Return a history for each of the plan's sources.
 
@@ -356,21 +312,6 @@ def rows_at(history: History, version: Ints) -> pa.Table:
     """Return all columns of the source at given versions; every value null where the version is -1 (nothing known)."""
     place = pa.array(version, pa.int64(), mask=version < 0)
     return pa.table({c.name: history.cells(c).take(place) for c in history.source.columns})
-
-
-def labels(plan: DatasetPlan, history: History, version: Ints, as_of: int) -> NDArray[np.float64]:
-    """Return the labels known at `as_of` of rows at given versions; NaN where there is none."""
-    needed = tuple(dict.fromkeys([*columns_of(plan.label), *(c for c, _ in plan.label_moment.terms)]))
-    table = history.read(needed)[0].take(pa.array(version))
-    value = on_table(plan.label, table).combine_chunks()
-    known = value.is_valid().to_numpy(zero_copy_only=False)
-    for column, offset in plan.label_moment.terms:
-        instants = table[column.name]
-        known &= instants.is_valid().to_numpy() & (as_words(instants.combine_chunks()) + offset < as_of)
-    numbers = (
-        value.cast(pa.float64()) if not pa.types.is_boolean(value.type) else value.cast(pa.int8()).cast(pa.float64())
-    )
-    return np.where(known, pc.fill_null(numbers, 0.0).to_numpy(zero_copy_only=False), np.nan)
 
 
 def direct_columns(plan: DatasetPlan) -> tuple[Column[Any], ...]:

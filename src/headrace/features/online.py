@@ -7,11 +7,12 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from headrace.core.errors import UserCodeError
+from headrace.core.errors import Corrupt, UserCodeError
 from headrace.core.identity import encode_key
-from headrace.core.time import Instant
+from headrace.core.time import Instant, civil_time
 from headrace.features.definition import OnDemand
 from headrace.features.events import text_key
+from headrace.features.fold import Folder
 from headrace.features.plan import BindingPlan, FeaturePlan, FunctionPlan
 from headrace.features.record import NO_KEY, NULL, OK, FeatureVector
 from headrace.features.windows import OnlineLane
@@ -26,9 +27,13 @@ class _Binding:
 
     def __init__(self, plan: BindingPlan, places: Sequence[int]) -> None:
         self.places = tuple(places)
-        self.lanes, at = [], plan.offset
+        self.lanes, self.folds, at = [], [], plan.offset
         for lane in plan.lanes:
-            self.lanes.append((lane.prefix, OnlineLane(lane.lane, lane.outputs), at))
+            online = OnlineLane(lane.lane, lane.outputs)
+            self.lanes.append((lane.prefix, online, at, lane.zone))
+            folds = [(i, Folder(lane, i)) for i, output in enumerate(lane.outputs) if output.aggregate == "fold"]
+            if folds:
+                self.folds.append((online, at, folds))
             at += len(lane.outputs)
         self.span = slice(plan.offset, at)
         self.keys: dict[Any, bytes | None] = {}
@@ -62,7 +67,7 @@ class OnlineFeatures(Generic[P]):
         texts = [i for i, c in enumerate(plan.columns) if c.dtype == "str"]
         self.text_place = {i: place for place, i in enumerate(texts)}
         self.vector.texts = [None] * len(texts)
-        self.lane_texts = [i for i in texts if plan.columns[i].origin == "latest"]
+        self.lane_texts = [i for i in texts if plan.columns[i].origin in ("latest", "window")]
         self.fills = fills_of(plan)
         self.nan = np.array([np.nan]).view(np.int64)[0]
         self.blank = np.array([self.nan if c.dtype == "float" else 0 for c in plan.columns], np.int64)
@@ -81,8 +86,10 @@ class OnlineFeatures(Generic[P]):
                 words[binding.span] = self.blank[binding.span]
                 status[binding.span] = NO_KEY
                 continue
-            for prefix, lane, at in binding.lanes:
-                lane.read_into(get, prefix + key, t, words, status, at)
+            for prefix, lane, at, zone in binding.lanes:
+                lane.read_into(get, prefix + key, t, words, status, at, t if zone is None else civil_time(t, zone))
+            for lane, at, folds in binding.folds:
+                self._fold(get, lane, at, folds)
         for i, word in self.fills:
             if status[i] == NULL:
                 words[i], status[i] = word, OK
@@ -93,6 +100,18 @@ class OnlineFeatures(Generic[P]):
         for function in self.plan.functions:
             self._set(function.index, self._call(function, row), function.function.dtype)
         return self.vector
+
+    def _fold(self, get: Get, lane: OnlineLane, at: int, folds: Sequence[tuple[int, Folder]]) -> None:
+        words, status, taken = self.vector.words, self.vector.status, lane.folds()
+        for output, folder in folds:
+            if status[at + output] == OK:
+                words[at + output], status[at + output] = folder.result(taken[output], lambda i: self._text(get, i))
+
+    def _text(self, get: Get, identity: int) -> str:
+        blob = get(text_key(identity))
+        if blob is None:
+            raise Corrupt("a text of the online store is missing", got=identity, next_step="headrace online rebuild")
+        return blob.decode()
 
     def _set(self, i: int, value: Any, dtype: str) -> None:
         if dtype == "str":
@@ -108,10 +127,7 @@ class OnlineFeatures(Generic[P]):
         self.vector.status[i] = OK
 
     def _look_up(self, get: Get, i: int) -> None:
-        text = None
-        if self.vector.status[i] == OK:
-            blob = get(text_key(int(self.vector.words[i])))
-            text = None if blob is None else blob.decode()
+        text = self._text(get, int(self.vector.words[i])) if self.vector.status[i] == OK else None
         self.vector.texts[self.text_place[i]] = text
         self.vector.words[i] = 0
 

@@ -65,7 +65,8 @@ class TrainingSet:
 
     `features` has one Arrow column for each of `columns` (float64, int64, bool, string; null is null). `rows` holds the
     rows source's own columns as known at `t` (for slices). `label` is float64, 0/1 for a bool label; NaN where no label
-    had arrived by `as_of` (censored: kept, counted, not fitted on). `manifest` says from which definitions and table
+    had arrived by `as_of` (censored: kept, counted, not fitted on); with several `names` it has shape (rows, names).
+    `weight` is there where rows were sampled: what each kept one stands for. `manifest` says from which definitions and table
     versions the set follows, as plain JSON.
     """
 
@@ -76,6 +77,8 @@ class TrainingSet:
     label: NDArray[np.float64]
     as_of: int
     manifest: Mapping[str, Any]
+    names: tuple[str, ...] = ("label",)
+    weight: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.t)

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from headrace.features.events import text_key
 from headrace.features.history import NEVER, History
+from headrace.features.lane_plan import GroupPlan, LanePlan
 from headrace.features.offline import lane_events, texts_by_id
-from headrace.features.plan import FeaturePlan, GroupPlan, LanePlan
+from headrace.features.plan import FeaturePlan
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.features.windows import LaneEvents, OnlineLane
 from headrace.storage.keyvalue import Access, KeyValue, Transaction

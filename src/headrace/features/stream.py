@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from headrace.core.errors import ConfigurationError, DataError
 from headrace.core.identity import row_hash, text_id
 from headrace.core.time import DAY, Instant
+from headrace.features.aggregates import FOR_EVER
 from headrace.features.events import EventMaker, LaneEvent, text_key
-from headrace.features.plan import GRACE, FeaturePlan, GroupPlan
+from headrace.features.lane_plan import GRACE, GroupPlan
+from headrace.features.plan import FeaturePlan
 from headrace.features.rows import ABSENT, RowCodec, StoredRow
 from headrace.features.windows import OnlineLane
 from headrace.sources.definition import SourceDefinition, definition_of, shift_of
@@ -56,8 +58,13 @@ class SourceState:
         self.affected: dict[tuple[int, ...], list[_LaneWriter]] = {}
         self.keep = max([w.maker.plan.lane.keep for w in self.writers], default=0) + GRACE
         dues = [shift_of(c.due) for c in definition.columns if c.due is not None]
+        dues += [term for w in self.writers if w.maker.plan.on is not None for term in w.maker.plan.on.terms]
         moments = [term for c in definition.columns for term in definition.moments[c].terms]
-        places = {(definition.index[c], offset) for c, offset in [*dues, *moments, (definition.time, 0)]}
+        # A day of a zone stands for its end, which is at most two days after its own midnight in UTC.
+        places = {
+            (definition.index[c], offset + (0 if c.zone is None else 2 * DAY))
+            for c, offset in [*dues, *moments, (definition.time, 0)]
+        }
         self.ends = tuple(sorted(places))
 
     def apply(self, store: Access, reveal: Reveal) -> bool:
@@ -96,7 +103,8 @@ class SourceState:
         return int(max([*known, *arrived])) + self.keep
 
     def _remember(self, store: Access, key: bytes, row: StoredRow) -> None:
-        store.put(b"E" + max(self._expires(row) // DAY + 1, 0).to_bytes(4, "big") + key, b"")
+        if self.keep < FOR_EVER:
+            store.put(b"E" + max(self._expires(row) // DAY + 1, 0).to_bytes(4, "big") + key, b"")
 
     def expire(self, store: Access, key: bytes, now: int) -> bool:
         """Drop a row whose time is over, or note when to look again; return whether it was dropped."""

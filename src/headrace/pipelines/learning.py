@@ -14,8 +14,8 @@ from headrace.core.identity import canonical
 from headrace.core.time import DAY, Clock
 from headrace.evaluation.record import Evaluation
 from headrace.evaluation.run import Footprint, JudgedRows, evaluate, score_rows
-from headrace.features.offline import training_set
 from headrace.features.record import TrainingSet
+from headrace.features.training_set import training_set
 from headrace.models.servable import Servable
 from headrace.monitoring.drift import DriftWatch, reference_profiles, training_history
 from headrace.pipelines.gatekeeper import read_reveals

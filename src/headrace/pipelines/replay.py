@@ -138,8 +138,8 @@ class _Replay:
         self.project, self.plan, self.stores, self.world = project, plan, stores, world
         self.clock, self.progress = clock, progress
         self.path, self.reader = StreamPath([project.plan]), OnlineFeatures(project.plan)
-        self.label_of = per_row(project.plan.label, project.plan.rows.index)
-        self.label_places = {project.plan.rows.index[c] for c in columns_of(project.plan.label)}
+        self.label_of = per_row(project.plan.own_label().value, project.plan.rows.index)
+        self.label_places = {project.plan.rows.index[c] for c in columns_of(project.plan.own_label().value)}
         found = self._checkpoint()
         self.counts: dict[str, int] = dict(found["counts"])
         self.digest: str = found["digest"]

@@ -45,8 +45,8 @@ class Controller:
         self.service, self.streams = service, streams
         self.project, self.stores, self.clock = service.project, service.stores, service.clock
         plan = self.project.plan
-        self.path, self.label_of = StreamPath([plan]), per_row(plan.label, plan.rows.index)
-        self.label_places = {plan.rows.index[c] for c in columns_of(plan.label)}
+        self.path, self.label_of = StreamPath([plan]), per_row(plan.own_label().value, plan.rows.index)
+        self.label_places = {plan.rows.index[c] for c in columns_of(plan.own_label().value)}
         self.loop, self.housekept, self.kept = self._loop(seed), 0, 0
         service.served = self.loop.served
 

@@ -278,12 +278,13 @@ class _Best:
 def training_data(training_set: TrainingSet, split: Split, encoder: Encoder, kind: Kind) -> TrainingData:
     """Return the encoded parts of a split; labels are int64 0 and 1, or float64."""
     parts = {}
+    weight = training_set.weight if training_set.weight is not None else np.ones(len(training_set))
     for name, rows in split.parts().items():
         table = training_set.features.take(rows)
         frame = Frame.build(encoder.encode(table), encoder.names, encoder.categorical, table)
         label = training_set.label[rows]
         y = label.astype(np.int64) if kind == "classification" else label
-        parts[name] = Part(frame, y, rows, training_set.t[rows])
+        parts[name] = Part(frame, y, rows, training_set.t[rows], weight[rows])
     return TrainingData(**parts, columns=encoder.names, categorical=encoder.categorical)
 
 
