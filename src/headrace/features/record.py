@@ -82,3 +82,8 @@ class TrainingSet:
 
     def __len__(self) -> int:
         return len(self.t)
+
+
+def unlabelled(label: NDArray[np.float64]) -> int:
+    """Count the rows that lack a label."""
+    return int(np.isnan(label).reshape(len(label), -1).any(axis=1).sum()) if len(label) else 0

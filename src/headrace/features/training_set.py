@@ -20,7 +20,7 @@ from headrace.features.label_plan import RowLabel, TableLabel
 from headrace.features.lane_plan import LanePlan
 from headrace.features.offline import OfflineFeatures, Values, dense_keys, histories_of, lane_events, rows_at
 from headrace.features.plan import DatasetPlan
-from headrace.features.record import OK, TrainingSet
+from headrace.features.record import OK, TrainingSet, unlabelled
 from headrace.features.rows import ABSENT
 from headrace.features.windows import LaneEvents, scan
 from headrace.sources.plan import moments_on
@@ -157,7 +157,7 @@ def facts_of(plan: DatasetPlan, found: MaturedRows, as_of: int) -> dict[str, Any
         "features": plan.features,
         "as_of": as_of,
         "rows": len(found.t),
-        "censored": int(np.isnan(found.label).reshape(len(found.t), -1).any(axis=1).sum()),
+        "censored": unlabelled(found.label),
     }
     return facts if plan.sample is None else facts | {"sampled_from": found.asked}
 

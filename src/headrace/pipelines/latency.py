@@ -68,10 +68,13 @@ def measure_reads(project: Project, stores: Stores) -> Mapping[str, float]:
     Raises:
         DataError: nothing was ingested yet.
     """
-    reader = OnlineFeatures(project.plan)
-    table = stores.tables.read(reveals_table(project.plan.rows.name)).slice(0, TIMED_ROWS)
-    rows = list(zip(*(table[c.name].to_pylist() for c in project.plan.rows.columns), strict=True))
-    spent = []
+    plan = project.plan
+    source = plan.rows if plan.grid is None else plan.grid.source
+    table = stores.tables.read(reveals_table(source.name)).slice(0, TIMED_ROWS)
+    absent = [None] * table.num_rows
+    columns = [table[c.name].to_pylist() if c.name in table.column_names else absent for c in plan.row]
+    rows = list(zip(*columns, strict=True))
+    reader, spent = OnlineFeatures(plan), []
     with stores.online.read() as snapshot:
         get = snapshot.getter(DATABASE)
         t = (StreamPath.newest(get) or 0) + 1
@@ -80,5 +83,5 @@ def measure_reads(project: Project, stores: Stores) -> Mapping[str, float]:
             reader.read(get, row, t)
             spent.append((time.perf_counter_ns() - began) / 1_000)
     if not spent:
-        raise DataError("no rows to measure latency on", got=project.plan.rows.name, next_step="headrace run")
+        raise DataError("no rows to measure latency on", got=source.name, next_step="headrace run")
     return {name: float(np.percentile(spent, q)) for name, q in (("p50", 50), ("p95", 95), ("p99", 99))}

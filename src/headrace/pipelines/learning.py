@@ -133,6 +133,7 @@ def judge(
         rows.rows.take(pa.array(test)),
         threshold=threshold,
         clusters=rows.t[test] // DAY,
+        weights=None if rows.weight is None else rows.weight[test],
     )
     source = "modelled" if footing.latency_modelled else "measured"
     footprint = Footprint(trained.servable.size, footing.latency, "modelled" if source == "modelled" else "measured")

@@ -233,11 +233,11 @@ class Source(metaclass=SourceMeta):
         columns, composite = _collect(cls, location)
         time = _only(columns, "event_time", cls, location)
         if history is not None:
-            composite = _remember(cls, history, columns, composite, time, location)
+            _remember(cls, history, columns, location)
         known = cls.__dict__.get("known_at")
         if known is None and time.zone is not None and time.known_after:
             known = Shift(time, time.known_after)
-        ids = composite or (_only(columns, "row_id", cls, location),)
+        ids = composite or _row_id_of(columns, time, cls, location)
         cls.__definition__ = SourceDefinition(
             name=cls.__name__,
             columns=columns,
@@ -307,15 +307,18 @@ def _collect(cls: type[Source], location: str) -> tuple[tuple[Column[Any], ...],
     return tuple(columns), composite
 
 
-def _remember(
-    cls: type[Source],
-    history: str,
-    columns: tuple[Column[Any], ...],
-    composite: tuple[Column[Any], ...],
-    time: Column[Any],
-    location: str,
+def _row_id_of(
+    columns: tuple[Column[Any], ...], time: Column[Any], cls: type[Source], location: str
 ) -> tuple[Column[Any], ...]:
-    """Make a table's columns values that hold until replaced; return its row id: its own, or entities and time."""
+    """Return the columns that name a row where no composite id is declared: the row id, else entities and event time."""
+    entities = tuple(c for c in columns if c.role == "entity" and not c.nullable)
+    if entities and not any(c.role == "row_id" for c in columns):
+        return (*entities, time)
+    return (_only(columns, "row_id", cls, location),)
+
+
+def _remember(cls: type[Source], history: str, columns: tuple[Column[Any], ...], location: str) -> None:
+    """Make a slowly changing table's columns values that hold until replaced."""
     if history not in ("scd2", "snapshots"):
         raise DefinitionError(
             f"{cls.__name__}: unknown history", where=location, got=history, expected='"scd2" or "snapshots"'
@@ -329,9 +332,6 @@ def _remember(
         )
     for c in columns:
         c.state = c.role in ("column", "entity", "foreign_key")
-    if composite or any(c.role == "row_id" for c in columns):
-        return composite
-    return tuple(c for c in columns if c.role == "entity" and not c.nullable) + (time,)
 
 
 def _annotations(cls: type[Source]) -> dict[str, Any]:
