@@ -26,6 +26,7 @@ PAGES = [
     "README.md",
     "docs/tutorial.md",
     "docs/notebook.md",
+    "docs/features.md",
     "docs/settings.md",
     "CONTRIBUTING.md",
     "docs/decisions/README.md",
@@ -93,12 +94,22 @@ def test_the_notebook_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest
     write_project(str(project))
     run(load_project("orders:pipeline", folder=project), state=None, seed=1, progress=Silent())
     monkeypatch.chdir(project)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/notebook.md").read_text(), re.S)
-    test = doctest.DocTestParser().get_doctest("".join(blocks), {}, "docs/notebook.md", None, 0)
+    assert attempted("docs/notebook.md") > 12
+
+
+def test_the_page_on_features_runs_as_it_stands() -> None:
+    assert attempted("docs/features.md") > 10
+
+
+def attempted(page: str) -> int:
+    """Run a page's blocks one after the other and return how many lines there were; each must give what it shows."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
+    test = doctest.DocTestParser().get_doctest("".join(blocks), {"__name__": "page"}, page, None, 0)
     report: list[str] = []
-    found = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=report.append)
-    assert found.attempted > 12
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
+    found = doctest.DocTestRunner(optionflags=flags).run(test, out=report.append)
     assert found.failed == 0, "".join(report)
+    return found.attempted
 
 
 def test_every_setting_is_on_the_settings_page_with_its_meaning() -> None:

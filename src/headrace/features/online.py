@@ -104,8 +104,11 @@ class OnlineFeatures(Generic[P]):
     def _fold(self, get: Get, lane: OnlineLane, at: int, folds: Sequence[tuple[int, Folder]]) -> None:
         words, status, taken = self.vector.words, self.vector.status, lane.folds()
         for output, folder in folds:
-            if status[at + output] == OK:
-                words[at + output], status[at + output] = folder.result(taken[output], lambda i: self._text(get, i))
+            place = at + output
+            if status[place] == OK:
+                words[place], status[place] = folder.result(taken[output], lambda i: self._text(get, i))
+            else:
+                words[place] = self.blank[place]
 
     def _text(self, get: Get, identity: int) -> str:
         blob = get(text_key(identity))
