@@ -1,6 +1,24 @@
-"""Enroll every embedded key-value store in the key-value contract."""
+"""Enroll every key-value store in the key-value contract; servers are real ones on loopback."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
 
 from headrace.testing import enrolled
 from headrace.testing.keyvalue import KeyValueContract
+from tests.servers import RedisServer
 
 globals().update(enrolled(KeyValueContract, "keyvalue"))
+
+
+class TestRedis(KeyValueContract):
+    """Check Redis."""
+
+    scheme = "redis"
+
+    @pytest.fixture
+    def url(self, redis: RedisServer) -> str:
+        """Return a prefix of its own on the shared server."""
+        return f"{redis.address}?prefix={uuid.uuid4().hex}"
