@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -40,6 +40,8 @@ __all__ = [
     "STATUS_OK",
     "STATUS_OVERFLOW",
     "STATUS_REBUILD",
+    "Bytes",
+    "Ints",
     "Lane",
     "LaneEvents",
     "LiveEvent",
@@ -260,6 +262,36 @@ class OnlineLane:
         if found:
             self._read_blocks(get, key, found, head)
         return head is not None
+
+    def missing(self, held: Mapping[bytes, bytes | None], key: bytes, t: int) -> list[bytes]:
+        """Return keys of blocks that a read at `t` needs and `held` lacks; none if it has all.
+
+        Raises:
+            Corrupt: the held bytes are damaged.
+        """
+        head = held[key]
+        if head is None or not self.chunks.load(key, head).sealed:
+            return []
+        guessed = [block_key(key, reference) for reference in self._straddled(head, t)]
+        lacking = [block for block in guessed if block not in held]
+        if lacking:
+            return lacking
+        try:
+            self.read(held.__getitem__, key, t)
+        except KeyError as error:  # a block below another one, or one whose sums are too wide for its entry
+            return [error.args[0]]
+        return []
+
+    def _straddled(self, head: bytes, t: int) -> list[int]:
+        """Return the references of the head's blocks in which a window begins or ends, or whose values are listed."""
+        edges = [t, *(t - window for window in self.lane.windows)]
+        listed = [t - o.window for o in self.outputs if o.aggregate == "quantile" and o.window is not None]
+        oldest = min(listed, default=t)
+        return [
+            reference
+            for first, last, reference in self.chunks.entries(head)
+            if last >= oldest or any(first - 1 <= edge <= last + 1 for edge in edges)
+        ]
 
     def _bind(self, words: Ints, status: Bytes) -> None:
         right = words.dtype == np.int64 and status.dtype == np.uint8 and len(words) == len(status)

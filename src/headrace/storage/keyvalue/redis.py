@@ -54,6 +54,7 @@ OPTIONS = {
         Option("pool", "number", 16, 2, 10_000),
     )
 }
+CAPABILITIES = Capabilities(snapshot=False, transactions=True, durable=True, processes=True, remote=True)
 _PREFIX = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 TAKE = """
@@ -113,7 +114,7 @@ class RedisKeyValue:
     @property
     def capabilities(self) -> Capabilities:
         """Return what this backend can do."""
-        return Capabilities(snapshot=False, transactions=True, durable=True, processes=True, remote=True)
+        return CAPABILITIES
 
     def read(self) -> _RedisRead:
         """Open a view for the length of a `with` block; each of its calls sees one moment, a later one a later moment."""
