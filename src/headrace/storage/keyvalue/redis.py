@@ -52,6 +52,7 @@ OPTIONS = {
         Option("lease", "duration", 10.0, 0.05, 3_600),
         Option("wait", "duration", 30.0, 0.001, 3_600),
         Option("pool", "number", 16, 2, 10_000),
+        Option("ca", "text", ""),
     )
 }
 CAPABILITIES = Capabilities(snapshot=False, transactions=True, durable=True, processes=True, remote=True)
@@ -87,7 +88,8 @@ class RedisKeyValue:
             commit: for a commit, and for reads inside a transaction, 30s;
             lease: after how long a dead writer's place is free, 10s;
             wait: how long a writer waits for another, 30s;
-            pool: connections at most, 16.
+            pool: connections at most, 16;
+            ca: for `rediss:`, a PEM file of the authority that signed the server's certificate; else the system's.
         databases: the names that it holds.
         read_only: refuse to create and to write.
         tls: speak TLS (`rediss:`).
@@ -106,7 +108,14 @@ class RedisKeyValue:
         self._read_only = read_only
         self._prefix = prefix.encode()
         self._databases = {name: _Names(self._prefix, name.encode()) for name in databases}
-        self._links = Links(address, database=number, tls=tls, size=int(settings["pool"]), where=self._where)
+        self._links = Links(
+            address,
+            database=number,
+            tls=tls,
+            authority=str(settings["ca"]) or None,
+            size=int(settings["pool"]),
+            where=self._where,
+        )
         self._writing = threading.Lock()
         self._keeper = _Keeper(self)
         self._ensure_fit()

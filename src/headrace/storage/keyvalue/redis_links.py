@@ -128,11 +128,14 @@ class Links:
         address: where it listens.
         database: Redis's own database number.
         tls: whether TLS is spoken.
+        authority: a PEM file of who signs the server's certificate, None for those that the system trusts.
         size: connections at most; who asks for one more waits, inside its deadline.
         where: names the store in errors, without a password.
     """
 
-    def __init__(self, address: Address, *, database: int, tls: bool, size: int, where: str) -> None:
+    def __init__(
+        self, address: Address, *, database: int, tls: bool, authority: str | None, size: int, where: str
+    ) -> None:
         self.where = where
         self._kind = _BoundedTls if tls else _Bounded
         self._settings: dict[str, Any] = {
@@ -143,7 +146,7 @@ class Links:
             "password": address.password,
             "protocol": 2,
             "driver_info": None,
-        }
+        } | ({"ssl_ca_certs": authority} if tls else {})
         self._free: list[Link] = []
         self._guard = threading.Lock()
         self._room = threading.BoundedSemaphore(size)
