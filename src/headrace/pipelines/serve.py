@@ -77,6 +77,7 @@ class PipelineService:
         self._refuse_uncovered()
         self.lock = threading.RLock()
         self.left_alone: tuple[float, Unavailable] | None = None
+        self.newest = 0  # the moment of the newest read, which may be ahead of this machine's clock
         self.served: Callable[[bytes, int, Answer], None] | None = None
         self.follow()
 
@@ -165,8 +166,10 @@ class PipelineService:
                 self.left_alone = time.monotonic() + self.project.settings.serving.store_retry / SECOND, error
             if self.core.endpoint.on_missing == "fail":
                 raise
-            return None, now if stated is None else stated
+            return None, max(now, self.newest) if stated is None else stated
         self.left_alone = None
+        if stated is None:
+            self.newest = found[1]
         return found
 
     def describe(self) -> Mapping[str, Any]:
