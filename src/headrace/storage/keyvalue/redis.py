@@ -11,7 +11,6 @@ In Redis, for `prefix=NAME` (`headrace` unless said):
 
 from __future__ import annotations
 
-import heapq
 import re
 import threading
 import time
@@ -26,15 +25,8 @@ from redis.exceptions import ExecAbortError, ResponseError
 from headrace.core.errors import BadUrl, ConfigurationError, Conflict, Corrupt, Unavailable
 from headrace.core.failpoints import reach
 from headrace.storage.keyvalue.location import WHERE, Address, Option, read_address, read_options
-from headrace.storage.keyvalue.protocol import (
-    MAX_KEY_BYTES,
-    Access,
-    Capabilities,
-    Get,
-    bad_key,
-    digest_rows,
-    unknown_database,
-)
+from headrace.storage.keyvalue.pending import Changes, PendingTransaction
+from headrace.storage.keyvalue.protocol import Capabilities, Get, digest_rows, unknown_database
 from headrace.storage.keyvalue.redis_links import FAILURES, Command, Link, Links, plural
 
 FORMAT = b"headrace keyvalue 1"
@@ -74,8 +66,6 @@ local values = {}
 for i, key in ipairs(keys) do values[i] = redis.call('GET', ARGV[4] .. key) end
 return {keys, values}
 """
-
-Changes = dict[bytes, bytes | None]
 
 
 class RedisKeyValue:
@@ -219,10 +209,13 @@ class _Names:
 
 
 class _RedisView:
-    """Read the store as it is; each call sees one moment."""
+    """Read the store as it is; each call sees one moment.
 
-    def __init__(self, store: RedisKeyValue) -> None:
-        self._store = store
+    With a `link` all goes over that connection, a transaction's own: with another one its watch would be lost.
+    """
+
+    def __init__(self, store: RedisKeyValue, link: Link | None = None) -> None:
+        self._store, self._link = store, link
 
     def get(self, database: str, key: bytes) -> bytes | None:
         """Return the value of a key, or None."""
@@ -251,7 +244,7 @@ class _RedisView:
             keys, values = plural(self._replies([command], self._store._commit)[0], 2, self._store._where)
             for key, value in zip(keys, values, strict=True):
                 if value is None:
-                    raise self._damaged(f"no value for key {key[:80]!r}")
+                    raise _damaged(self._store._where, f"no value for key {key[:80]!r}")
                 yield key, value
             if len(keys) < PAGE:
                 return
@@ -263,95 +256,9 @@ class _RedisView:
         return int(found)
 
     def _replies(self, commands: list[Command], seconds: float) -> list[Any]:
-        return self._store._links.ask(commands, seconds)
-
-    def _damaged(self, got: str) -> Corrupt:
-        return Corrupt(
-            "the store is damaged",
-            where=self._store._where,
-            got=got,
-            expected="what Headrace wrote, and nobody else",
-            next_step="headrace online rebuild",
-        )
-
-
-class _RedisTransaction(_RedisView):
-    """Collect changes beside what was read; nobody else can commit, so what was read once stays true."""
-
-    def __init__(self, store: RedisKeyValue, link: Link) -> None:
-        super().__init__(store)
-        self._link = link
-        self.changes: dict[str, Changes] = {}
-        self._known: dict[str, Changes] = {}
-
-    def get_many(self, database: str, keys: Iterable[bytes]) -> list[bytes | None]:
-        """Return the values of keys, in their order, changes of this transaction included."""
-        known, wanted = self._rows(database)[1], list(keys)
-        missing = [key for key in dict.fromkeys(wanted) if key not in known]
-        for start in range(0, len(missing), GROUP_KEYS):
-            part = missing[start : start + GROUP_KEYS]
-            known.update(zip(part, super().get_many(database, part), strict=True))
-        return [known[key] for key in wanted]
-
-    def getter(self, database: str) -> Get:
-        """Return the function that reads one database; what was read before costs no round trip."""
-        return self.access(database).get
-
-    def put(self, database: str, key: bytes, value: bytes) -> None:
-        """Write a value."""
-        self.access(database).put(key, value)
-
-    def delete(self, database: str, key: bytes) -> None:
-        """Remove a key; a missing one is no error."""
-        self.access(database).delete(key)
-
-    def access(self, database: str) -> Access:
-        """Return one database's operations as plain functions."""
-        changed, known = self._rows(database)
-
-        def get(key: bytes) -> bytes | None:
-            if key in known:
-                return known[key]
-            return self.get_many(database, [key])[0]
-
-        def put(key: bytes, value: bytes) -> None:
-            if not 0 < len(key) <= MAX_KEY_BYTES:
-                raise bad_key(self._store._where, len(key))
-            changed[key] = known[key] = bytes(value)
-
-        def delete(key: bytes) -> None:
-            if not 0 < len(key) <= MAX_KEY_BYTES:
-                raise bad_key(self._store._where, len(key))
-            changed[key] = known[key] = None
-
-        return Access(get, put, delete)
-
-    def items(self, database: str, prefix: bytes = b"", after: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
-        """Walk the rows whose key begins with `prefix`, in key order, those above `after` only."""
-        changed = dict(self._rows(database)[0])
-        new = sorted(
-            (key, value)
-            for key, value in changed.items()
-            if value is not None and key.startswith(prefix) and (after is None or key > after)
-        )
-        stored = (row for row in super().items(database, prefix, after) if row[0] not in changed)
-        return heapq.merge(stored, new)
-
-    def count(self, database: str) -> int:
-        """Return the number of rows."""
-        changed, index = self._rows(database)[0], self._store._names(database).index
-        commands: list[Command] = [("ZSCORE", index, key) for key in changed]
-        total, *scores = self._replies([("ZCARD", index), *commands], self._store._commit)
-        there = sum(score is not None for score in scores)
-        return int(total) - there + sum(value is not None for value in changed.values())
-
-    def _rows(self, database: str) -> tuple[Changes, Changes]:
-        self._store._names(database)
-        return self.changes.setdefault(database, {}), self._known.setdefault(database, {})
-
-    def _replies(self, commands: list[Command], seconds: float) -> list[Any]:
-        """Ask over the transaction's own connection: with another one its watch would be lost."""
         links = self._store._links
+        if self._link is None:
+            return links.ask(commands, seconds)
         try:
             return links.checked(self._link.call(commands, time.monotonic() + max(seconds, self._store._commit)))
         except FAILURES as error:
@@ -382,7 +289,7 @@ class _RedisWrite:
         self._store = store
         self._token = uuid.uuid4().hex.encode()
 
-    def __enter__(self) -> _RedisTransaction:
+    def __enter__(self) -> PendingTransaction:
         store = self._store
         if store._read_only:
             raise Unavailable("the store was opened for reading only", where=store._where)
@@ -400,7 +307,7 @@ class _RedisWrite:
             store._writing.release()
             raise
         store._keeper.hold(self._token)
-        self._transaction = _RedisTransaction(store, self._link)
+        self._transaction = PendingTransaction(_RedisView(store, self._link), store._where)
         return self._transaction
 
     def __exit__(
@@ -483,7 +390,7 @@ class _RedisWrite:
             )
         for reply in plural(applied, len(commands) - 2, store._where):
             if isinstance(reply, ResponseError):
-                raise self._transaction._damaged(str(reply)) from reply
+                raise _damaged(store._where, str(reply)) from reply
 
     def _release(self) -> None:
         """Free the lease for the next writer; where the server cannot be reached, it expires by itself."""
@@ -527,6 +434,16 @@ class _Keeper(threading.Thread):
                 continue
             with suppress(Unavailable):
                 store._links.ask([("EVAL", RENEW, 1, store._key(b"lease"), token, milliseconds)], store._timeout)
+
+
+def _damaged(where: str, got: str) -> Corrupt:
+    return Corrupt(
+        "the store is damaged",
+        where=where,
+        got=got,
+        expected="what Headrace wrote, and nobody else",
+        next_step="headrace online rebuild",
+    )
 
 
 def _writes(names: _Names, changed: Changes) -> Iterator[Command]:
