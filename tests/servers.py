@@ -42,6 +42,10 @@ class RedisServer:
         """Return the URL without a query."""
         return f"redis://127.0.0.1:{self.port}/0"
 
+    def url(self, **settings: str) -> str:
+        """Return the URL of a new prefix."""
+        return f"{self.address}?prefix={uuid.uuid4().hex}" + "".join(f"&{n}={value}" for n, value in settings.items())
+
     def start(self) -> None:
         """Start it and wait until it listens."""
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
-
 import pytest
 
 from headrace.testing import enrolled
@@ -21,7 +19,7 @@ class TestRedis(KeyValueContract):
     @pytest.fixture
     def url(self, redis: RedisServer) -> str:
         """Return a prefix of its own on the shared server."""
-        return f"{redis.address}?prefix={uuid.uuid4().hex}"
+        return redis.url()
 
 
 class TestDynamodb(KeyValueContract):

@@ -56,8 +56,7 @@ def place(request: pytest.FixtureRequest) -> Callable[[str], str]:
     """Return a URL of its own on a server of a kind."""
 
     def find(kind: str) -> str:
-        server = request.getfixturevalue(kind)
-        return f"{server.address}?prefix={uuid.uuid4().hex}"
+        return str(request.getfixturevalue(kind).url())
 
     return find
 

@@ -18,7 +18,7 @@ from headrace.storage.streams import open_streams
 from headrace.storage.tables import Position, open_tables
 
 Item = Callable[[int], object]
-ROWS = 400
+ROWS = 120  # more than DynamoDB changes together
 
 
 def ledger(folder: Path) -> tuple[list[int], Item]:
@@ -64,7 +64,7 @@ def remote(url: str) -> tuple[list[int], Item]:
     def write(number: int) -> None:
         with store.write() as transaction:
             for part in range(ROWS):
-                transaction.put("rows", b"%08d-%03d" % (number, part), b"v" * 3_000)
+                transaction.put("rows", b"%08d-%03d" % (number, part), b"v" * 1_000)
             transaction.put("applied", b"end", b"%d" % (number + 1))
 
     return held, write
@@ -106,7 +106,7 @@ def streams(folder: Path) -> tuple[list[int], Item]:
 
 
 SHAPES = {"ledger": ledger, "keyvalue": keyvalue, "blobs": blobs, "tables": tables, "streams": streams}
-SERVERS = {"redis": remote}
+SERVERS = {"redis": remote, "dynamodb": remote}
 
 
 def main(shape: str, place: str, stop: int) -> None:

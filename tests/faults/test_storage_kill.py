@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import pytest
 
 WORKER = Path(__file__).with_name("storage_worker.py")
 SHAPES = ("ledger", "keyvalue", "blobs", "tables", "streams")
-SERVERS = ("redis",)
+SERVERS = ("redis", "dynamodb")
 ENDLESS = 10**9
 
 
@@ -45,8 +44,7 @@ def place(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[str], Pat
 
     def find(shape: str) -> Path | str:
         if shape in SERVERS:
-            server = request.getfixturevalue(shape)
-            return f"{server.address}?prefix={uuid.uuid4().hex}&lease=300ms"
+            return str(request.getfixturevalue(shape).url(lease="300ms"))
         return tmp_path
 
     return find
@@ -88,7 +86,30 @@ def test_a_kill_between_two_effects(
     assert acknowledged(output) == done + 4
 
 
-@pytest.mark.parametrize("shape", [*SHAPES, *SERVERS])
+@pytest.mark.parametrize(
+    ("failpoint", "left"),
+    [
+        ("keyvalue.after_journal:kill:2", 1),
+        ("keyvalue.after_decision:kill:2", 2),
+        ("keyvalue.after_step:kill:5", 2),
+        ("keyvalue.after_application:kill:2", 2),
+    ],
+)
+def test_a_kill_inside_a_transaction_that_takes_many_steps(
+    place: Callable[[str], Path | str], failpoint: str, left: int
+) -> None:
+    """DynamoDB changes 100 items together: until the decision nothing of a larger transaction is there, then all."""
+    at = place("dynamodb")
+    killed = start("dynamodb", at, ENDLESS, failpoint)
+    output, _ = killed.communicate(timeout=120)
+    assert (killed.returncode, acknowledged(output)) == (-signal.SIGKILL, 1)
+    again = start("dynamodb", at, left + 1)
+    output, errors = again.communicate(timeout=120)
+    assert (again.returncode, errors) == (0, "")
+    assert (held_at_start(output), acknowledged(output)) == (left, left + 1)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, "redis"])
 def test_kills_at_random_moments(place: Callable[[str], Path | str], shape: str) -> None:
     """Two in a row on one store; each time nothing acknowledged is missing and at most one item is extra."""
     source, done, at = random.Random(shape), 0, place(shape)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from headrace.sources.content import content_of
 from headrace.sources.definition import definition_of
 from headrace.sources.record import Reveal
 from headrace.storage.keyvalue import KeyValue, open_keyvalue
-from tests.servers import RedisServer
+from tests.servers import DynamoServer, RedisServer
 
 MINUTE = 60_000_000
 HOUR = 60 * MINUTE
@@ -122,8 +121,8 @@ def wanted() -> tuple[str, list[Any]]:
 
 
 @pytest.fixture
-def urls(tmp_path: Path, redis: RedisServer) -> dict[str, str]:
-    return {"lmdb": f"lmdb:{tmp_path / 'store'}", "redis": f"{redis.address}?prefix={uuid.uuid4().hex}"}
+def urls(tmp_path: Path, redis: RedisServer, dynamodb: DynamoServer) -> dict[str, str]:
+    return {"lmdb": f"lmdb:{tmp_path / 'store'}", "redis": redis.url(), "dynamodb": dynamodb.url(timeout="10s")}
 
 
 @pytest.mark.parametrize("backend", ["lmdb", "redis"])
@@ -158,6 +157,12 @@ def test_a_read_asks_as_few_times_as_the_state_allows(
             card = [["hot" if c.name == "card" else None for c in SOURCE.columns]]
             open_read(store, counting, reader, card, None, now=log[-1].arrival + 1)
     assert len(counting.asked) == trips
+
+
+def test_dynamodb_holds_equal_bytes_and_answers_equally(urls: dict[str, str]) -> None:
+    """The same with a shorter log: its stand-in takes its time."""
+    log = draw_log(140, 4)
+    assert digest_and_reads(urls["dynamodb"], log, 28) == digest_and_reads("memory:", log, 28)
 
 
 def test_a_read_while_another_writes_is_of_one_moment(redis: RedisServer, urls: dict[str, str]) -> None:

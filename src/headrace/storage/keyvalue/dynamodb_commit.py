@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from headrace.core.errors import Conflict, Unavailable
+from headrace.core.failpoints import reach
 from headrace.storage.keyvalue.dynamodb_table import (
     KEY,
     PARTITION,
@@ -131,6 +132,7 @@ class Writer:
         if plan.parts or not small:
             self._change("SET hr_writing = :txn, hr_partitions = :all", {":txn": self._token, ":all": plan.partitions})
             self.table.write_batch(plan.parts)
+            reach("keyvalue.after_parts")
         if small:
             self._commit_at_once(plan)
         else:
@@ -149,10 +151,12 @@ class Writer:
 
     def _commit_by_journal(self, plan: _Plan) -> None:
         self.table.write_batch(plan.journal(self._token))
+        reach("keyvalue.after_journal")
         self._change(
             "SET hr_pending = :txn, hr_drop = :drop REMOVE hr_writing ADD hr_commits :one",
             {":txn": self._token, ":drop": plan.dropped, ":one": 1},
         )
+        reach("keyvalue.after_decision")
         self._apply(self._token, plan.partitions.split("\0"))
         self._change("REMOVE hr_held, hr_beat")
 
@@ -168,8 +172,10 @@ class Writer:
                 name = f"{transaction[:28]}{step:08d}"
                 if not self.table.write_together(self.table.guard(STATE, ours), puts, deletes, name):
                     raise self._lost()
+                reach("keyvalue.after_step")
                 step += 1
         self._change("SET hr_journal = :txn REMOVE hr_pending", {":txn": transaction})
+        reach("keyvalue.after_application")
         self._forget_journal(transaction, partitions)
 
     def _forget_journal(self, transaction: str, partitions: Iterable[str]) -> None:
