@@ -14,6 +14,7 @@ import boto3
 import pytest
 
 from headrace.core.errors import BadUrl, ConfigurationError, Corrupt, Unavailable
+from headrace.core.failpoints import armed
 from headrace.storage.keyvalue import KeyValue, open_keyvalue
 from tests.servers import DynamoServer, Proxy
 
@@ -84,6 +85,30 @@ def test_many_rows_large_ones_among_them_are_one_transaction(dynamodb: DynamoSer
             assert list(view.items("d")) == wanted
             assert view.count("d") == len(wanted)
     assert partitions(dynamodb, url) == {"d": 51, "large": 1, "parts": 3, "state": 1}
+
+
+@pytest.mark.parametrize(
+    ("point", "committed"),
+    [("after_parts", False), ("after_journal", False), ("after_decision", True), ("after_step", True)],
+)
+def test_a_commit_that_broke_off_is_finished_or_undone_by_the_next_one(
+    dynamodb: DynamoServer, url: str, point: str, committed: bool
+) -> None:
+    """In the same process, which goes on; until then readers see all of it or nothing."""
+    old, new = {f"k{n:03d}": b"old" for n in range(100)}, {f"k{n:03d}": b"new" for n in range(100)}
+    with opened(url) as store:
+        put(store, **old)
+        with armed(f"keyvalue.{point}:raise"), pytest.raises(Unavailable):
+            put(store, large=LARGE, **new)
+        wanted = {key.encode(): value for key, value in (new | {"large": LARGE} if committed else old).items()}
+        with store.read() as view:
+            assert view.get_many("d", list(wanted)) == list(wanted.values())
+            assert dict(view.items("d")) == wanted
+        put(store, k000=b"newer")
+        with store.read() as view:
+            assert dict(view.items("d")) == wanted | {b"k000": b"newer"}
+        put(store, large=None)
+    assert partitions(dynamodb, url) == {"d": 100, "state": 1}
 
 
 WRITER = """

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from headrace.core.errors import Conflict, Unavailable
+from headrace.core.errors import ConfigurationError, Conflict, Unavailable
 from headrace.core.failpoints import reach
 from headrace.storage.keyvalue.dynamodb_table import (
     KEY,
@@ -48,8 +48,9 @@ class Writer:
     def __init__(self, table: Table, *, lease: float, wait: float) -> None:
         self.table, self.lease, self.wait = table, lease, wait
         self._large: dict[Place, str] = {}
-        self._last = ""
+        self._last = ""  # the fence when this process knew what the table holds
         self._token = ""
+        self._begun = False
         self._keeper = _Keeper(table, lease / RENEWALS)
 
     def take(self, token: str) -> None:
@@ -75,7 +76,7 @@ class Writer:
             if before is None:
                 time.sleep(pause)
                 pause = min(2 * pause, PAUSES[1])
-        self._token = token
+        self._token, self._begun = token, False
         self._keeper.hold(token)
         if before.get("hr_fence") != self._last:
             self._clear_up(before)
@@ -114,7 +115,8 @@ class Writer:
         self._keeper.let_go()
         with suppress(Unavailable, Conflict):
             self._change("REMOVE hr_held, hr_beat")
-            self._last = self._token
+            if not self._begun:
+                self._last = self._token
 
     def close(self) -> None:
         """End the sign of life."""
@@ -127,6 +129,7 @@ class Writer:
             Conflict: another writer took over; nothing was written.
             Unavailable: the table cannot be reached; the changes were applied as a whole or not at all.
         """
+        self._begun = True  # where this fails, the next transaction clears up
         plan = _Plan.of(changes, self._large, self._token)
         small = len(plan.puts) + len(plan.deletes) <= STEP
         if plan.parts or not small:
@@ -169,7 +172,7 @@ class Writer:
                 places = {(partition, row[KEY]): row_of((partition, row[KEY]), row) for row in rows}
                 puts = [row for row in places.values() if row is not None]
                 deletes = [place for place, row in places.items() if row is None]
-                name = f"{transaction[:28]}{step:08d}"
+                name = f"{self._token[:16]}{transaction[:12]}{step:08d}"
                 if not self.table.write_together(self.table.guard(STATE, ours), puts, deletes, name):
                     raise self._lost()
                 reach("keyvalue.after_step")
@@ -288,7 +291,7 @@ class _Keeper(threading.Thread):
             token = self._token
             if token is not None:
                 ours = Condition(f"{OURS} AND attribute_exists(hr_held)", {":fence": token, ":one": 1})
-                with suppress(Unavailable):
+                with suppress(Unavailable, ConfigurationError):
                     self._table.update(STATE, "ADD hr_beat :one", ours)
 
 

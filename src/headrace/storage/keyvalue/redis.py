@@ -432,7 +432,7 @@ class _Keeper(threading.Thread):
             token = self._token
             if token is None:
                 continue
-            with suppress(Unavailable):
+            with suppress(Unavailable, ConfigurationError):
                 store._links.ask([("EVAL", RENEW, 1, store._key(b"lease"), token, milliseconds)], store._timeout)
 
 
