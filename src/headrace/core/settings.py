@@ -101,7 +101,9 @@ class StoreSettings(Table):
     state: str = Field(default=".headrace", description="the state folder, from this file's folder or absolute")
     tables: str | None = Field(default=None, repr=False, description="URL of the tables, as delta:PATH")
     blobs: str | None = Field(default=None, repr=False, description="URL of the blobs, as file:PATH")
-    keyvalue: str | None = Field(default=None, repr=False, description="URL of the online state, as lmdb:PATH")
+    keyvalue: str | None = Field(
+        default=None, repr=False, description="URL of the online state, as lmdb:PATH or redis://HOST:PORT"
+    )
     ledger: str | None = Field(default=None, repr=False, description="URL of the ledger, as sqlite:PATH")
     streams: str | None = Field(default=None, repr=False, description="URL of the streams, as log:PATH")
 
