@@ -148,7 +148,7 @@ class Counting:
 def test_a_read_asks_as_few_times_as_the_state_allows(
     redis: RedisServer, urls: dict[str, str], events: int, trips: int
 ) -> None:
-    """Heads; then heads and blocks, once for each level; then the texts that the newest values are."""
+    """Heads; then heads and blocks, once for each level; then texts. The next read of a key knows what to ask for."""
     log, reader = draw_log(events, 2), OnlineFeatures(PLAN)
     with open_keyvalue(urls["redis"], databases=[DATABASE]) as store:
         apply(store, StreamPath([PLAN]), log)
@@ -156,7 +156,9 @@ def test_a_read_asks_as_few_times_as_the_state_allows(
             counting: Any = Counting(snapshot)
             card = [["hot" if c.name == "card" else None for c in SOURCE.columns]]
             open_read(store, counting, reader, card, None, now=log[-1].arrival + 1)
-    assert len(counting.asked) == trips
+            assert len(counting.asked) == trips
+            open_read(store, counting, reader, card, None, now=log[-1].arrival + MINUTE)
+            assert len(counting.asked) == trips + 1
 
 
 def test_dynamodb_holds_equal_bytes_and_answers_equally(urls: dict[str, str]) -> None:

@@ -1,8 +1,9 @@
 """Open an online read: all rows' features from one moment of the store, whatever the store can do.
 
 A store with snapshots needs nothing. Without them everything that the rows need is asked for in one `get_many`, which
-sees one moment: first the heads of all lanes, then heads and blocks together, and so on until nothing is missing. Nothing
-of an earlier answer is kept, so a head that changes in between cannot be mixed with older blocks.
+sees one moment: first the heads of all lanes, then heads and blocks together, and so on until nothing is missing. No value of
+an earlier answer is kept, so a head that changes in between cannot be mixed with older blocks; but which keys a read went on
+to is, so the next read of the same key mostly has all with its first question.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def open_read(
     if store.capabilities.snapshot:
         get = snapshot.getter(DATABASE)
         return get, moment_of_read(get, stated, now=now)
-    keys = dict.fromkeys([NEWEST, *(key for row in rows for key in features.heads(row))])
+    keys = dict.fromkeys([NEWEST, *(key for row in rows for key in features.guess(row))])
     for _ in range(ROUNDS):
         held = dict(zip(keys, snapshot.get_many(DATABASE, keys), strict=True))
         t = moment_of_read(held.get, stated, now=now)

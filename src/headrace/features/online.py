@@ -18,6 +18,7 @@ from headrace.features.windows import Bytes, Ints, OnlineLane
 
 Get = Callable[[bytes], bytes | None]
 KEYS_CACHED = 100_000
+FOLLOWED = 16  # keys that are kept in front of newly followed texts
 P = TypeVar("P", bound=FeaturePlan)
 
 
@@ -61,6 +62,7 @@ class OnlineFeatures(Generic[P]):
     def __init__(self, plan: P, *, keep: int = 0, keep_for: int = 0) -> None:
         self.plan, self.keep, self.keep_for = plan, keep, keep_for
         self.kept_texts: dict[int, str] = {}
+        self.followed: dict[bytes, tuple[bytes, ...]] = {}
         n, index = len(plan.columns), plan.places
         self.columns = plan.columns
         self.vector = FeatureVector(plan.columns, np.zeros(n, np.int64), np.zeros(n, np.uint8), [])
@@ -103,6 +105,11 @@ class OnlineFeatures(Generic[P]):
         keys = [(binding, binding.key(row)) for binding in self.bindings]
         return [prefix + key for binding, key in keys if key is not None for prefix, _, _ in binding.lanes]
 
+    def guess(self, row: Sequence[Any]) -> list[bytes]:
+        """Return the keys that a read of the row begins with, and those that the one before went on to."""
+        heads = self.heads(row)
+        return heads + [key for head in heads for key in self.followed.get(head, ())]
+
     def missing(self, held: Mapping[bytes, bytes | None], row: Sequence[Any], t: int) -> list[bytes]:
         """Return keys without which a read of the row at `t` from `held` would end; none if it is complete.
 
@@ -116,13 +123,26 @@ class OnlineFeatures(Generic[P]):
             key = binding.key(row)
             if key is not None:
                 for prefix, lane, _ in binding.lanes:
-                    found += lane.missing(held, prefix + key, t)
+                    lacking = lane.missing(held, prefix + key, t)
+                    if lacking:
+                        self._follow(prefix + key, [*lane.blocks(held, prefix + key, t), *lacking])
+                        found += lacking
         if found or not self.lane_texts:
             return found
         self._read_lanes(held.get, row, t)
         words, status = self.vector.words, self.vector.status
         keys = [text_key(int(words[i])) for i in self.lane_texts if status[i] == OK]
-        return [key for key in keys if key not in held]
+        lacking = [key for key in keys if key not in held]
+        if lacking:
+            first = self.heads(row)[0]
+            self._follow(first, [*self.followed.get(first, ())[-FOLLOWED:], *lacking])
+        return lacking
+
+    def _follow(self, head: bytes, keys: Sequence[bytes]) -> None:
+        """Remember what a read went on to: the next one of the same key asks for it at once."""
+        if len(self.followed) >= KEYS_CACHED:
+            self.followed.clear()
+        self.followed[head] = tuple(dict.fromkeys(keys))
 
     def _read_lanes(self, get: Get, row: Sequence[Any], t: int) -> None:
         words, status = self.vector.words, self.vector.status

@@ -57,6 +57,7 @@ STATUS_OK, STATUS_NULL, STATUS_EXPIRED, STATUS_OVERFLOW, STATUS_REBUILD = 0, 1, 
 AGGREGATES = {"count": 0, "sum": 1, "mean": 2, "min": 3, "max": 4, "stddev": 5, "latest": 6, "quantile": 7}
 COUNT_ROWS = 8
 NO_MEMORY = -2
+NO_ENTRIES = bytes(4)
 ANY_AGE = 2**63 - 1
 METHODS = {"auto": 0, "plain": 1, "sweep": 2}
 
@@ -270,10 +271,10 @@ class OnlineLane:
             Corrupt: the held bytes are damaged.
         """
         head = held[key]
-        if head is None or not self.chunks.load(key, head).sealed:
+        if head is None or head[4:8] == NO_ENTRIES:
             return []
-        guessed = [block_key(key, reference) for reference in self._straddled(head, t)]
-        lacking = [block for block in guessed if block not in held]
+        self.chunks.load(key, head)  # raises where the head is damaged
+        lacking = [block for block in self.blocks(held, key, t) if block not in held]
         if lacking:
             return lacking
         try:
@@ -282,13 +283,14 @@ class OnlineLane:
             return [error.args[0]]
         return []
 
-    def _straddled(self, head: bytes, t: int) -> list[int]:
-        """Return the references of the head's blocks in which a window begins or ends, or whose values are listed."""
+    def blocks(self, held: Mapping[bytes, bytes | None], key: bytes, t: int) -> list[bytes]:
+        """Return the keys of the head's blocks in which a window begins or ends at `t`, or whose values are listed."""
+        head = held[key] or b""
         edges = [t, *(t - window for window in self.lane.windows)]
         listed = [t - o.window for o in self.outputs if o.aggregate == "quantile" and o.window is not None]
         oldest = min(listed, default=t)
         return [
-            reference
+            block_key(key, reference)
             for first, last, reference in self.chunks.entries(head)
             if last >= oldest or any(first - 1 <= edge <= last + 1 for edge in edges)
         ]
