@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import select
 import socket
 import ssl
 import struct
@@ -141,9 +142,15 @@ class Proxy:
             client.close()
 
     def _copy(self, client: socket.socket, server: socket.socket) -> None:
-        with suppress(OSError):
-            while data := client.recv(65_536):
-                server.sendall(data)
+        """Pass on what the client says. Nobody may block in `recv` when a reset closes the socket, or none is sent."""
+        buffered = client.pending if isinstance(client, ssl.SSLSocket) else lambda: 0
+        with suppress(OSError, ValueError):
+            while not self._ended.is_set():
+                if buffered() or select.select([client], [], [], 0.005)[0]:
+                    data = client.recv(65_536)
+                    if not data:
+                        break
+                    server.sendall(data)
         with suppress(OSError):
             server.shutdown(socket.SHUT_RDWR)
 
