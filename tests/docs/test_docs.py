@@ -28,6 +28,7 @@ PAGES = [
     "docs/notebook.md",
     "docs/features.md",
     "docs/settings.md",
+    "docs/stores.md",
     "CONTRIBUTING.md",
     "docs/decisions/README.md",
 ]

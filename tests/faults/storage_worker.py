@@ -1,6 +1,7 @@
 """Write numbered items into a store for ever, printing each number once it is acknowledged; killed by its test.
 
-Usage: storage_worker.py SHAPE FOLDER. It goes on behind the last item that the store holds.
+Usage: storage_worker.py SHAPE PLACE STOP. The place is a folder, or a server's URL. It goes on behind the last item that
+the store holds.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from headrace.storage.streams import open_streams
 from headrace.storage.tables import Position, open_tables
 
 Item = Callable[[int], object]
+ROWS = 120  # more than DynamoDB changes together
 
 
 def ledger(folder: Path) -> tuple[list[int], Item]:
@@ -45,6 +47,24 @@ def keyvalue(folder: Path) -> tuple[list[int], Item]:
     def write(number: int) -> None:
         with store.write() as transaction:
             transaction.put("rows", b"%08d" % number, b"v" * 300)
+            transaction.put("applied", b"end", b"%d" % (number + 1))
+
+    return held, write
+
+
+def remote(url: str) -> tuple[list[int], Item]:
+    """Put many rows and move a counter, in transactions that take a while to send."""
+    store = open_keyvalue(url, databases=["rows", "applied"])
+    with store.read() as snapshot:
+        keys = [key for key, _ in snapshot.items("rows")]
+        held = [int(key[:8]) for key in keys[::ROWS]]
+        assert keys == [b"%08d-%03d" % (item, part) for item in held for part in range(ROWS)]
+        assert int(snapshot.get("applied", b"end") or b"0") == len(held)
+
+    def write(number: int) -> None:
+        with store.write() as transaction:
+            for part in range(ROWS):
+                transaction.put("rows", b"%08d-%03d" % (number, part), b"v" * 1_000)
             transaction.put("applied", b"end", b"%d" % (number + 1))
 
     return held, write
@@ -86,11 +106,12 @@ def streams(folder: Path) -> tuple[list[int], Item]:
 
 
 SHAPES = {"ledger": ledger, "keyvalue": keyvalue, "blobs": blobs, "tables": tables, "streams": streams}
+SERVERS = {"redis": remote, "dynamodb": remote}
 
 
-def main(shape: str, folder: str, stop: int) -> None:
+def main(shape: str, place: str, stop: int) -> None:
     """Say what the store holds, then write until item `stop`, saying each."""
-    held, write = SHAPES[shape](Path(folder))
+    held, write = SERVERS[shape](place) if shape in SERVERS else SHAPES[shape](Path(place))
     assert held == list(range(len(held))), held
     say(f"held {len(held)}")
     for number in range(len(held), stop):

@@ -26,7 +26,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from headrace.core.errors import ConfigurationError, HeadraceError, did_you_mean
 from headrace.core.limits import size
 from headrace.core.location import shown
-from headrace.core.time import DAY, duration, zone_of
+from headrace.core.time import DAY, HOUR, duration, zone_of
 
 FILE = "headrace.toml"
 _VARIABLE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -101,7 +101,9 @@ class StoreSettings(Table):
     state: str = Field(default=".headrace", description="the state folder, from this file's folder or absolute")
     tables: str | None = Field(default=None, repr=False, description="URL of the tables, as delta:PATH")
     blobs: str | None = Field(default=None, repr=False, description="URL of the blobs, as file:PATH")
-    keyvalue: str | None = Field(default=None, repr=False, description="URL of the online state, as lmdb:PATH")
+    keyvalue: str | None = Field(
+        default=None, repr=False, description="URL of the online state, as lmdb:PATH or redis://HOST:PORT"
+    )
     ledger: str | None = Field(default=None, repr=False, description="URL of the ledger, as sqlite:PATH")
     streams: str | None = Field(default=None, repr=False, description="URL of the streams, as log:PATH")
 
@@ -123,6 +125,14 @@ class ServingSettings(Table):
     log_sync: Duration = Field(
         default=10**6, description="how often the prediction log is synced to the disk; 0: before each answer"
     )
+    store_retry: Duration = Field(
+        default=10**6,
+        description="how long the online store is left alone after it could not be read; answers degrade at once",
+    )
+    stale_keys: int = Field(
+        default=10_000, gt=0, description='keys whose features are kept for `on_missing="stale"`, of each entity'
+    )
+    stale_for: Duration = Field(default=HOUR, gt=0, description="how old features may be that stand in")
     window_rows: int = Field(default=100_000, ge=0, description="feature vectors of a day kept for drift monitors")
 
 

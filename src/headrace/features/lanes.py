@@ -280,6 +280,12 @@ class Chunks:
             marks >> 16 & 255, marks >> 24 & 255, version, newest, floor, number, blob[HEAD.size : end], blob[end:]
         )
 
+    def entries(self, head: bytes) -> Iterator[tuple[int, int, int]]:
+        """Yield first moment, last moment and reference of each of a head's entries."""
+        for at in range(HEAD.size, HEAD.size + int.from_bytes(head[4:8], "little") * self.entry, self.entry):
+            first, last, _, _, reference, _ = ENTRY.unpack_from(head, at)
+            yield first, last, reference
+
     def _apply(self, store: Store, key: bytes, head: _Head, edits: list[tuple[Order, bytes]]) -> None:
         deep = []
         for order, event in edits:

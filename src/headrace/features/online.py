@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -15,10 +15,11 @@ from headrace.features.events import text_key
 from headrace.features.fold import Folder
 from headrace.features.plan import BindingPlan, FeaturePlan, FunctionPlan
 from headrace.features.record import NO_KEY, NULL, OK, FeatureVector
-from headrace.features.windows import OnlineLane
+from headrace.features.windows import Bytes, Ints, OnlineLane
 
 Get = Callable[[bytes], bytes | None]
 KEYS_CACHED = 100_000
+FOLLOWED = 16  # keys that are kept in front of newly followed texts
 P = TypeVar("P", bound=FeaturePlan)
 
 
@@ -37,6 +38,7 @@ class _Binding:
             at += len(lane.outputs)
         self.span = slice(plan.offset, at)
         self.keys: dict[Any, bytes | None] = {}
+        self.kept: dict[bytes, tuple[int, Ints, Bytes]] = {}
 
     def key(self, row: Sequence[Any]) -> bytes | None:
         """Return the encoded key of a row; the newest ones are remembered, since encoding costs more than a look-up."""
@@ -53,11 +55,19 @@ class OnlineFeatures(Generic[P]):
     """Read features one row at a time; an instance reuses its buffers and serves one thread.
 
     `read(get, row, t)` takes the bound `get` of one snapshot of the online store, the row's values in the order of
-    `FeaturePlan.row` (columns that are not known yet are ignored) and the moment in microseconds UTC.
+    `FeaturePlan.row` (columns that are not known yet are ignored) and the moment in microseconds UTC. Without a `get`,
+    since the store cannot be reached, stored features are those that were last read for the same key, else null.
+
+    Args:
+        plan: the features.
+        keep: keys of each binding whose newest values are kept for that case.
+        keep_for: how long they may stand in, microseconds.
     """
 
-    def __init__(self, plan: P) -> None:
-        self.plan = plan
+    def __init__(self, plan: P, *, keep: int = 0, keep_for: int = 0) -> None:
+        self.plan, self.keep, self.keep_for = plan, keep, keep_for
+        self.kept_texts: dict[int, str] = {}
+        self.followed: dict[bytes, tuple[bytes, ...]] = {}
         n, index = len(plan.columns), plan.places
         self.columns = plan.columns
         self.vector = FeatureVector(plan.columns, np.zeros(n, np.int64), np.zeros(n, np.uint8), [])
@@ -72,7 +82,7 @@ class OnlineFeatures(Generic[P]):
         self.nan = np.array([np.nan]).view(np.int64)[0]
         self.blank = np.array([self.nan if c.dtype == "float" else 0 for c in plan.columns], np.int64)
 
-    def read(self, get: Get, row: Sequence[Any], t: int) -> FeatureVector:
+    def read(self, get: Get | None, row: Sequence[Any], t: int) -> FeatureVector:
         """Return the row's features as known at `t`; the vector is valid until the next read.
 
         Raises:
@@ -80,16 +90,10 @@ class OnlineFeatures(Generic[P]):
             Corrupt: stored bytes are damaged.
         """
         words, status = self.vector.words, self.vector.status
-        for binding in self.bindings:
-            key = binding.key(row)
-            if key is None:
-                words[binding.span] = self.blank[binding.span]
-                status[binding.span] = NO_KEY
-                continue
-            for prefix, lane, at, zone in binding.lanes:
-                lane.read_into(get, prefix + key, t, words, status, at, t if zone is None else civil_time(t, zone))
-            for lane, at, folds in binding.folds:
-                self._fold(get, lane, at, folds)
+        if get is not None:
+            self._read_lanes(get, row, t)
+        else:
+            self._recall_lanes(row, t)
         for i, word in self.fills:
             if status[i] == NULL:
                 words[i], status[i] = word, OK
@@ -101,20 +105,95 @@ class OnlineFeatures(Generic[P]):
             self._set(function.index, self._call(function, row), function.function.dtype)
         return self.vector
 
+    def heads(self, row: Sequence[Any]) -> list[bytes]:
+        """Return the keys that a read of the row begins with."""
+        keys = [(binding, binding.key(row)) for binding in self.bindings]
+        return [prefix + key for binding, key in keys if key is not None for prefix, _, _, _ in binding.lanes]
+
+    def guess(self, row: Sequence[Any]) -> list[bytes]:
+        """Return the keys that a read of the row begins with, and those that the one before went on to."""
+        heads = self.heads(row)
+        return heads + [key for head in heads for key in self.followed.get(head, ())]
+
+    def missing(self, held: Mapping[bytes, bytes | None], row: Sequence[Any], t: int) -> list[bytes]:
+        """Return keys without which a read of the row at `t` from `held` would end; none if it is complete.
+
+        As many as can be told at once, perhaps some that are not needed.
+
+        Raises:
+            Corrupt: held bytes are damaged.
+        """
+        found: list[bytes] = []
+        for binding in self.bindings:
+            key = binding.key(row)
+            if key is not None:
+                for prefix, lane, _, zone in binding.lanes:
+                    back = t if zone is None else civil_time(t, zone)
+                    lacking = lane.missing(held, prefix + key, t, back)
+                    if lacking:
+                        self._follow(prefix + key, [*lane.blocks(held, prefix + key, back), *lacking])
+                        found += lacking
+        if found or not (self.lane_texts or any(binding.folds for binding in self.bindings)):
+            return found
+        try:
+            self._read_lanes(held.__getitem__, row, t)
+        except KeyError as error:  # a text that a fold takes
+            return [error.args[0]]
+        words, status = self.vector.words, self.vector.status
+        keys = [text_key(int(words[i])) for i in self.lane_texts if status[i] == OK]
+        lacking = [key for key in keys if key not in held]
+        if lacking:
+            first = self.heads(row)[0]
+            self._follow(first, [*self.followed.get(first, ())[-FOLLOWED:], *lacking])
+        return lacking
+
+    def _follow(self, head: bytes, keys: Sequence[bytes]) -> None:
+        """Remember what a read went on to: the next one of the same key asks for it at once."""
+        if len(self.followed) >= KEYS_CACHED:
+            self.followed.clear()
+        self.followed[head] = tuple(dict.fromkeys(keys))
+
+    def _read_lanes(self, get: Get, row: Sequence[Any], t: int) -> None:
+        words, status = self.vector.words, self.vector.status
+        for binding in self.bindings:
+            key = binding.key(row)
+            if key is None:
+                words[binding.span] = self.blank[binding.span]
+                status[binding.span] = NO_KEY
+                continue
+            for prefix, lane, at, zone in binding.lanes:
+                lane.read_into(get, prefix + key, t, words, status, at, t if zone is None else civil_time(t, zone))
+            for lane, at, folds in binding.folds:
+                self._fold(get, lane, at, folds)
+            if self.keep:
+                if len(binding.kept) >= self.keep:
+                    binding.kept.clear()
+                binding.kept[key] = t, words[binding.span].copy(), status[binding.span].copy()
+
+    def _recall_lanes(self, row: Sequence[Any], t: int) -> None:
+        """Take what was last read for the row's keys, not longer ago than allowed; the rest is null."""
+        words, status = self.vector.words, self.vector.status
+        for binding in self.bindings:
+            key = binding.key(row)
+            kept = None if key is None else binding.kept.get(key)
+            if kept is not None and 0 <= t - kept[0] <= self.keep_for:
+                words[binding.span], status[binding.span] = kept[1:]
+            else:
+                words[binding.span] = self.blank[binding.span]
+                status[binding.span] = NO_KEY if key is None else NULL
+
     def _fold(self, get: Get, lane: OnlineLane, at: int, folds: Sequence[tuple[int, Folder]]) -> None:
         words, status, taken = self.vector.words, self.vector.status, lane.folds()
+
+        def text(identity: int) -> str:
+            return self._stored_text(get, identity)
+
         for output, folder in folds:
             place = at + output
             if status[place] == OK:
-                words[place], status[place] = folder.result(taken[output], lambda i: self._text(get, i))
+                words[place], status[place] = folder.result(taken[output], text)
             else:
                 words[place] = self.blank[place]
-
-    def _text(self, get: Get, identity: int) -> str:
-        blob = get(text_key(identity))
-        if blob is None:
-            raise Corrupt("a text of the online store is missing", got=identity, next_step="headrace online rebuild")
-        return blob.decode()
 
     def _set(self, i: int, value: Any, dtype: str) -> None:
         if dtype == "str":
@@ -129,10 +208,28 @@ class OnlineFeatures(Generic[P]):
             self.vector.words[i] = value
         self.vector.status[i] = OK
 
-    def _look_up(self, get: Get, i: int) -> None:
-        text = self._text(get, int(self.vector.words[i])) if self.vector.status[i] == OK else None
+    def _look_up(self, get: Get | None, i: int) -> None:
+        text = None
+        if self.vector.status[i] == OK:
+            text = self._text(get, int(self.vector.words[i]))
         self.vector.texts[self.text_place[i]] = text
         self.vector.words[i] = 0
+
+    def _text(self, get: Get | None, identity: int) -> str | None:
+        if get is None:
+            return self.kept_texts.get(identity)
+        text = self._stored_text(get, identity)
+        if self.keep:
+            if len(self.kept_texts) >= self.keep:
+                self.kept_texts.clear()
+            self.kept_texts[identity] = text
+        return text
+
+    def _stored_text(self, get: Get, identity: int) -> str:
+        blob = get(text_key(identity))
+        if blob is None:
+            raise Corrupt("a text of the online store is missing", got=identity, next_step="headrace online rebuild")
+        return blob.decode()
 
     def _call(self, plan: FunctionPlan, row: Sequence[Any]) -> Any:
         arguments = [row[at] if where == "row" else self._value(at) for where, at in plan.arguments]

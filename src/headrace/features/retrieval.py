@@ -21,11 +21,12 @@ from headrace.features.dataset import Dataset, Grid
 from headrace.features.definition import FeatureGroup, FeatureLike
 from headrace.features.frame import AT, FeatureFrame, RowExplanation
 from headrace.features.history import History
+from headrace.features.moment import open_read
 from headrace.features.offline import OfflineFeatures, Values, histories_of
 from headrace.features.online import OnlineFeatures
 from headrace.features.plan import DatasetPlan, FeaturePlan, plan_dataset, plan_features
 from headrace.features.record import FeatureVector, TrainingSet
-from headrace.features.stream import DATABASE, StreamPath, moment_of_read
+from headrace.features.stream import DATABASE, StreamPath
 from headrace.features.training_set import MaturedRows, as_training_set, facts_of, matured_rows
 from headrace.sources.casts import cast_cells
 from headrace.sources.definition import SourceDefinition, definition_of
@@ -250,8 +251,7 @@ def online_values(
     with StateFolder.open(where, clock=clock, write=False) as opened:
         url = settings.stores.keyvalue or opened.url("keyvalue")
         with open_keyvalue(url, databases=[DATABASE], read_only=True) as store, store.read() as snapshot:
-            get = snapshot.getter(DATABASE)
-            t = moment_of_read(get, at, now=int(clock.now()))
+            get, t = open_read(store, snapshot, online, cells, at, now=int(clock.now()))
             values = _gather(plan, [_copied(online.read(get, row, t)) for row in cells])
     arrays = {c.name: pa.array([row[i] for row in cells], arrow_type(c.dtype)) for i, c in enumerate(plan.row)}
     table = pa.table(arrays)

@@ -7,7 +7,7 @@ Keys: `L…` lanes, `R` source, row id: rows; `T` id: texts; `E` day, source, ro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from headrace.core.errors import ConfigurationError, DataError
 from headrace.core.identity import row_hash, text_id
@@ -88,6 +88,25 @@ class SourceState:
         if blob is None:
             self._remember(store, key, new)
         return True
+
+    def touched(self, get: Get, reveals: Iterable[Reveal]) -> list[bytes]:
+        """Return the keys of lanes that reveals would change, each applied to its row as it is held now."""
+        found: dict[bytes, None] = {}
+        for reveal in reveals:
+            key = self.prefix + reveal.row_id
+            blob = get(key)
+            old = self.codec.empty() if blob is None else self.codec.decode(blob)
+            new = old.apply(reveal)
+            if new is None:
+                continue
+            identity = row_hash(key)
+            for writer in self._affected(reveal.places):
+                events = (
+                    writer.maker.event(old, identity) if blob is not None else None,
+                    writer.maker.event(new, identity),
+                )
+                found |= dict.fromkeys(event.key for event in events if event is not None)
+        return list(found)
 
     def _affected(self, places: tuple[int, ...]) -> list[_LaneWriter]:
         found = self.affected.get(places)
@@ -187,6 +206,16 @@ class StreamPath:
         """Apply one reveal; return False if it changed nothing. Sources that no feature reads are passed over."""
         state = self.sources.get(source)
         return False if state is None else state.apply(store, reveal)
+
+    def fetch(self, transaction: Transaction, source: str, reveals: Sequence[Reveal]) -> None:
+        """Have a store that is reached over a network read, in two round trips, most of what applying reveals will read.
+
+        It changes nothing but the time: a transaction there remembers what it has read.
+        """
+        state = self.sources.get(source)
+        if state is not None:
+            transaction.get_many(DATABASE, [state.prefix + reveal.row_id for reveal in reveals])
+            transaction.get_many(DATABASE, state.touched(transaction.getter(DATABASE), reveals))
 
     def row(self, get: Get, source: str, row_id: bytes) -> StoredRow | None:
         """Return a row as it is held, or None."""

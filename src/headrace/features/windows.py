@@ -41,6 +41,8 @@ __all__ = [
     "STATUS_OK",
     "STATUS_OVERFLOW",
     "STATUS_REBUILD",
+    "Bytes",
+    "Ints",
     "Lane",
     "LaneEvents",
     "LiveEvent",
@@ -57,8 +59,10 @@ STATUS_OK, STATUS_NULL, STATUS_EXPIRED, STATUS_OVERFLOW, STATUS_REBUILD = 0, 1, 
 AGGREGATES = {"count": 0, "sum": 1, "mean": 2, "min": 3, "max": 4, "stddev": 5, "latest": 6, "quantile": 7}
 AGGREGATES |= {"distinct": 9, "mode": 10, "last": 11, "first": 12, "fold": 13}
 COUNT_ROWS = 8
+LISTED = ("quantile", "distinct", "mode", "last", "first", "fold")  # these need single values
 OF_TEXTS = ("count", "latest", "distinct", "mode", "last", "first", "fold")
 NO_MEMORY = -2
+NO_ENTRIES = bytes(4)
 ANY_AGE = 2**63 - 1
 METHODS = {"auto": 0, "plain": 1, "sweep": 2}
 
@@ -321,6 +325,38 @@ class OnlineLane:
                 there = self._into[1][self._place + place] == STATUS_OK
                 found[place] = pool[at + 1 : at + 1 + pool[at]] if there else pool[:0]
         return found
+
+    def missing(self, held: Mapping[bytes, bytes | None], key: bytes, t: int, at: int) -> list[bytes]:
+        """Return keys of blocks that a read at `t`, and from `at` back, needs and `held` lacks; none if it has all.
+
+        Raises:
+            Corrupt: the held bytes are damaged.
+        """
+        head = held[key]
+        if head is None or head[4:8] == NO_ENTRIES:
+            return []
+        self.chunks.load(key, head)  # raises where the head is damaged
+        lacking = [block for block in self.blocks(held, key, at) if block not in held]
+        if lacking:
+            return lacking
+        try:
+            self.read(held.__getitem__, key, t, at)
+        except KeyError as error:  # a block below another one, or one whose sums are too wide for its entry
+            return [error.args[0]]
+        return []
+
+    def blocks(self, held: Mapping[bytes, bytes | None], key: bytes, at: int) -> list[bytes]:
+        """Return the keys of the head's blocks in which a window from `at` back begins or ends, or whose values are listed."""
+        head = held[key] or b""
+        spans = [(at - o.offset - o.window - o.hop, at - o.offset, o.aggregate) for o in self.outputs if o.window]
+        edges = {at, *(edge for begin, end, _ in spans for edge in (begin, end))}
+        listed = {(begin, end) for begin, end, aggregate in spans if aggregate in LISTED}
+        return [
+            block_key(key, reference)
+            for first, last, reference in self.chunks.entries(head)
+            if any(first - 1 <= edge <= last + 1 for edge in edges)
+            or any(last >= begin and first <= end for begin, end in listed)
+        ]
 
     def _bind(self, words: Ints, status: Bytes) -> None:
         right = words.dtype == np.int64 and status.dtype == np.uint8 and len(words) == len(status)

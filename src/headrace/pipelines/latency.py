@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from headrace.core.errors import DataError
+from headrace.features.moment import open_read
 from headrace.features.online import OnlineFeatures
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.pipelines.gatekeeper import reveals_table
@@ -76,11 +77,11 @@ def measure_reads(project: Project, stores: Stores) -> Mapping[str, float]:
     rows = list(zip(*columns, strict=True))
     reader, spent = OnlineFeatures(plan), []
     with stores.online.read() as snapshot:
-        get = snapshot.getter(DATABASE)
-        t = (StreamPath.newest(get) or 0) + 1
+        t = (StreamPath.newest(snapshot.getter(DATABASE)) or 0) + 1
         for row in rows:
             began = time.perf_counter_ns()
-            reader.read(get, row, t)
+            get, at = open_read(stores.online, snapshot, reader, [row], t, now=t)
+            reader.read(get, row, at)
             spent.append((time.perf_counter_ns() - began) / 1_000)
     if not spent:
         raise DataError("no rows to measure latency on", got=source.name, next_step="headrace run")

@@ -162,8 +162,10 @@ class _Run:
                 piece = RevealBatch(batch.source, batch.table.slice(start, APPLY_AT_ONCE))
                 newest = max(newest, int(pc.max(piece.table[ARRIVAL]).as_py()))
                 with self.stores.online.write() as transaction:
-                    access = transaction.access(DATABASE)
-                    for reveal in piece.reveals():
+                    access, reveals = transaction.access(DATABASE), list(piece.reveals())
+                    if self.stores.online.capabilities.remote:
+                        path.fetch(transaction, part.source, reveals)
+                    for reveal in reveals:
                         path.apply(access, part.source, reveal)
                     path.commit(access, newest, {part.source: part.version})
                 done += len(piece)

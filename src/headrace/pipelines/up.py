@@ -178,8 +178,10 @@ class Controller:
         """Apply reveals with the stream's position in one transaction: neither is there without the other."""
         with self.stores.online.write() as transaction:
             access = transaction.access(DATABASE)
-            newest = self.path.newest(access.get) or 0
-            for reveal in batch.reveals():
+            newest, reveals = self.path.newest(access.get) or 0, list(batch.reveals())
+            if self.stores.online.capabilities.remote:
+                self.path.fetch(transaction, source.name, reveals)
+            for reveal in reveals:
                 self.path.apply(access, source.name, reveal)
                 newest = max(newest, reveal.arrival)
                 if source is self.project.plan.rows and not self.label_places.isdisjoint(reveal.places):
