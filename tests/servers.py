@@ -136,8 +136,11 @@ class Proxy:
                 client = self.tls.wrap_socket(client, server_side=True)
             self._open += [client, server]
             threading.Thread(target=self._copy, args=(client, server), daemon=True).start()
+            halved = False
             while data := server.recv(65_536):
-                self._reply(client, data)
+                if not halved:
+                    halved = self.mode == "half"
+                    self._reply(client, data)
         with suppress(OSError):
             client.close()
 

@@ -171,7 +171,7 @@ def test_an_unreachable_server_is_unavailable_and_back_when_it_is(dynamodb: Dyna
             put(store, a=b"1")
             for fault in ("refuse", "cut", "half", "delay"):
                 proxy.spoil(fault)
-                with store.read() as view, pytest.raises(Unavailable, match="DynamoDB cannot be reached"):
+                with store.read() as view, pytest.raises(Unavailable, match="DynamoDB"):
                     view.get("d", b"a")
                 proxy.spoil("pass")
                 with store.read() as view:

@@ -76,6 +76,8 @@ class Writer:
             if before is None:
                 time.sleep(pause)
                 pause = min(2 * pause, PAUSES[1])
+        if "hr_format" not in before:
+            raise Unavailable("DynamoDB answered in part", where=self.table.where, next_step="try again")
         self._token, self._begun = token, False
         self._keeper.hold(token)
         if before.get("hr_fence") != self._last:

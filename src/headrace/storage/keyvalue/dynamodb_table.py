@@ -114,14 +114,13 @@ class Table:
 
     def get(self, place: Place) -> Item | None:
         """Return an item as the last write left it."""
-        found = self._call("get_item", Key=_key(place), ConsistentRead=True) or {}
-        return _plain(found.get("Item"))
+        return self.get_together([place], quick=False)[0]
 
-    def get_together(self, places: Sequence[Place]) -> list[Item | None]:
+    def get_together(self, places: Sequence[Place], *, quick: bool = True) -> list[Item | None]:
         """Return at most `READ_TOGETHER` different items, all as they were at one moment."""
         asked = [{"Get": {"TableName": self.name, "Key": _key(place)}} for place in places]
-        found = self._call("transact_get_items", quick=True, table=False, TransactItems=asked) or {}
-        return [_plain(answer.get("Item")) for answer in found["Responses"]]
+        found = self._call("transact_get_items", quick=quick, table=False, TransactItems=asked)
+        return [_plain(answer.get("Item")) for answer in self._said(found, "Responses", len(places))]
 
     def get_batch(self, places: Iterable[Place]) -> dict[Place, Item]:
         """Return those of many different items that are there, each as the last write left it."""
@@ -130,10 +129,10 @@ class Table:
             asked, waiting = waiting[:BATCH_GET], waiting[BATCH_GET:]
             request = {self.name: {"Keys": asked, "ConsistentRead": True}}
             answer = self._call("batch_get_item", table=False, RequestItems=request) or {}
-            for raw in answer["Responses"].get(self.name, ()):
+            for raw in self._said(answer, "Responses").get(self.name, ()):
                 item = _plain(raw) or {}
                 found[item[PARTITION], item[KEY]] = item
-            waiting += answer.get("UnprocessedKeys", {}).get(self.name, {}).get("Keys", [])
+            waiting += self._said(answer, "UnprocessedKeys").get(self.name, {}).get("Keys", [])
         return found
 
     def write_batch(self, puts: Iterable[Item] = (), deletes: Iterable[Place] = ()) -> None:
@@ -143,7 +142,7 @@ class Table:
         while waiting:
             asked, waiting = waiting[:BATCH_WRITE], waiting[BATCH_WRITE:]
             answer = self._call("batch_write_item", table=False, RequestItems={self.name: asked}) or {}
-            waiting += answer.get("UnprocessedItems", {}).get(self.name, [])
+            waiting += self._said(answer, "UnprocessedItems").get(self.name, [])
 
     def write_together(self, guard: Item, puts: Sequence[Item], deletes: Sequence[Place], name: str) -> bool:
         """Write all or nothing, at most 99 items and the guard; return False where the guard's condition does not hold.
@@ -165,7 +164,7 @@ class Table:
         return {"Update": about | {"UpdateExpression": change}} if change else {"ConditionCheck": about}
 
     def update(self, place: Place, change: str, condition: Condition) -> Item | None:
-        """Change an item and return it as it was before; None where the condition does not hold."""
+        """Change an item and return it as it was before, empty if it was not there; None where the condition does not hold."""
         arguments: Item = {"UpdateExpression": change, "ConditionExpression": condition.expression}
         if condition.values:
             arguments["ExpressionAttributeValues"] = _typed(condition.values)
@@ -188,11 +187,22 @@ class Table:
         }
         while True:
             page = self._call("query", **asked) or {}
-            for raw in page["Items"]:
+            for raw in self._said(page, "Items"):
                 yield _plain(raw) or {}
             if "LastEvaluatedKey" not in page:
                 return
             asked["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+
+    def _said(self, answer: Item | None, name: str, count: int | None = None) -> Any:
+        """Return what every whole answer has.
+
+        Raises:
+            Unavailable: this one lacks it; without this check half an answer would read as missing rows.
+        """
+        found = (answer or {}).get(name)
+        if found is None or (count is not None and len(found) != count):
+            raise Unavailable("DynamoDB answered in part", where=self.where, got=answer, next_step="try again")
+        return found
 
     def _call(
         self,
