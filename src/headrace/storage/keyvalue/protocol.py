@@ -2,9 +2,9 @@
 
 Promises, each checked by `headrace.testing.keyvalue.KeyValueContract`:
 
-- `read()` sees one moment: what is written afterwards is not visible in it. Where `snapshot` is False, each `get`,
-  `get_many` and `count` sees one moment over its database, never part of a transaction, and a later call an equal or a
-  later moment; `items` walks in pages, each of one moment.
+- `read()` sees one moment: what is written afterwards is not visible in it. Where `snapshot` is False, each `get` and
+  `get_many` sees one moment, never part of a transaction, and a later call an equal or a later moment; `items` and `count`
+  may walk in pages, and see rows of one transaction apart.
 - `write()` applies all of its changes or, when its body raises, none. It sees its own changes. One writer at a time;
   the next waits.
 - A commit that returned survives the death of this process. After a crash of the machine the newest commits may be
