@@ -53,7 +53,7 @@ def column(
         ge=ge,
         le=le,
         matches=matches,
-        isin=allowed,
+        allowed=allowed,
         allow_nan=allow_nan,
         state=state,
         pii=pii,
@@ -153,7 +153,7 @@ def describe(column: Column[Any]) -> dict[str, Any]:
     """Return a column as plain JSON values, for hashes, manifests and pages."""
     fields = {"name": column.name, "type": column.dtype, "nullable": column.nullable, "role": column.role}
     rest = {k: getattr(column, k) for k in ("unit", "ge", "le", "matches", "state", "allow_nan", "pii", "description")}
-    isin = None if column.isin is None else list(column.isin)
+    isin = None if column.allowed is None else list(column.allowed)
     return fields | {k: v for k, v in {**rest, "isin": isin}.items() if v is not None and v is not False}
 
 
