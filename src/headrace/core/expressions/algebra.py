@@ -18,8 +18,6 @@ from headrace.core.location import user_location
 from headrace.core.time import Date, Instant, duration, format_duration, zone_of
 
 T_co = TypeVar("T_co", covariant=True)
-N = TypeVar("N", bound=float | None)
-S = TypeVar("S", bound=float | str | None)
 Row = Sequence[Any]
 MAX_DEPTH = 100  # operators inside operators: a lowering recurses, and Python stops at 1,000 frames
 
@@ -41,7 +39,7 @@ class Expr(Generic[T_co]):
     @overload
     def __lt__(self: Text, other: str | Text) -> Expr[bool]: ...
     @overload
-    def __lt__(self: Dates, other: Date | Dates) -> Expr[bool]: ...
+    def __lt__(self: Moments, other: Instant | Date | Moments) -> Expr[bool]: ...
     def __lt__(self, other: Any) -> Expr[bool]:
         return Binary("<", self, lift(other))
 
@@ -50,7 +48,7 @@ class Expr(Generic[T_co]):
     @overload
     def __le__(self: Text, other: str | Text) -> Expr[bool]: ...
     @overload
-    def __le__(self: Dates, other: Date | Dates) -> Expr[bool]: ...
+    def __le__(self: Moments, other: Instant | Date | Moments) -> Expr[bool]: ...
     def __le__(self, other: Any) -> Expr[bool]:
         return Binary("<=", self, lift(other))
 
@@ -59,7 +57,7 @@ class Expr(Generic[T_co]):
     @overload
     def __gt__(self: Text, other: str | Text) -> Expr[bool]: ...
     @overload
-    def __gt__(self: Dates, other: Date | Dates) -> Expr[bool]: ...
+    def __gt__(self: Moments, other: Instant | Date | Moments) -> Expr[bool]: ...
     def __gt__(self, other: Any) -> Expr[bool]:
         return Binary(">", self, lift(other))
 
@@ -68,7 +66,7 @@ class Expr(Generic[T_co]):
     @overload
     def __ge__(self: Text, other: str | Text) -> Expr[bool]: ...
     @overload
-    def __ge__(self: Dates, other: Date | Dates) -> Expr[bool]: ...
+    def __ge__(self: Moments, other: Instant | Date | Moments) -> Expr[bool]: ...
     def __ge__(self, other: Any) -> Expr[bool]:
         return Binary(">=", self, lift(other))
 
@@ -85,7 +83,9 @@ class Expr(Generic[T_co]):
     @overload
     def __add__(self: Moments, other: str) -> Expr[Instant | None]: ...
     @overload
-    def __add__(self: Expr[N], other: N | Expr[N]) -> Expr[N]: ...
+    def __add__(self: Whole, other: int | Whole) -> Whole: ...  # type: ignore[overload-overlap]
+    @overload
+    def __add__(self: Number, other: float | Number) -> Number: ...
     def __add__(self, other: Any) -> Expr[Any]:
         return self._moved(other, 1) if self._moves(other) else Binary("+", self, lift(other))
 
@@ -94,41 +94,55 @@ class Expr(Generic[T_co]):
     @overload
     def __sub__(self: Moments, other: Instant | Date | Moments) -> Whole: ...  # type: ignore[overload-overlap]
     @overload
-    def __sub__(self: Expr[N], other: N | Expr[N]) -> Expr[N]: ...
+    def __sub__(self: Whole, other: int | Whole) -> Whole: ...  # type: ignore[overload-overlap]
+    @overload
+    def __sub__(self: Number, other: float | Number) -> Number: ...
     def __sub__(self, other: Any) -> Expr[Any]:
         return self._moved(other, -1) if self._moves(other) else Binary("-", self, lift(other))
 
-    def __mul__(self: Expr[N], other: N | Expr[N]) -> Expr[N]:
+    @overload
+    def __mul__(self: Whole, other: int | Whole) -> Whole: ...  # type: ignore[overload-overlap]
+    @overload
+    def __mul__(self: Number, other: float | Number) -> Number: ...
+    def __mul__(self, other: Any) -> Expr[Any]:
         return Binary("*", self, lift(other))
 
     def __truediv__(self: Number, other: float | Number) -> Number:
         return Binary("/", self, lift(other))
 
-    def __floordiv__(self: Expr[N], other: N | Expr[N]) -> Expr[N]:
+    @overload
+    def __floordiv__(self: Whole, other: int | Whole) -> Whole: ...  # type: ignore[overload-overlap]
+    @overload
+    def __floordiv__(self: Number, other: float | Number) -> Number: ...
+    def __floordiv__(self, other: Any) -> Expr[Any]:
         return Binary("//", self, lift(other))
 
-    def __mod__(self: Expr[N], other: N | Expr[N]) -> Expr[N]:
+    @overload
+    def __mod__(self: Whole, other: int | Whole) -> Whole: ...  # type: ignore[overload-overlap]
+    @overload
+    def __mod__(self: Number, other: float | Number) -> Number: ...
+    def __mod__(self, other: Any) -> Expr[Any]:
         return Binary("%", self, lift(other))
 
-    def __radd__(self: Expr[S], other: S) -> Expr[S]:
+    def __radd__(self, other: float | str) -> Expr[Any]:
         return Binary("+", lift(other), self)
 
     def __rsub__(self, other: Any) -> Expr[Any]:
         return Binary("-", lift(other), self)
 
-    def __rmul__(self: Expr[N], other: N) -> Expr[N]:
+    def __rmul__(self: Number, other: float) -> Expr[Any]:
         return Binary("*", lift(other), self)
 
     def __rtruediv__(self: Number, other: float) -> Number:
         return Binary("/", lift(other), self)
 
-    def __rfloordiv__(self: Expr[N], other: N) -> Expr[N]:
+    def __rfloordiv__(self: Number, other: float) -> Expr[Any]:
         return Binary("//", lift(other), self)
 
-    def __rmod__(self: Expr[N], other: N) -> Expr[N]:
+    def __rmod__(self: Number, other: float) -> Expr[Any]:
         return Binary("%", lift(other), self)
 
-    def __neg__(self: Expr[N]) -> Expr[N]:
+    def __neg__(self: Number) -> Expr[Any]:
         return Unary("negate", self)
 
     def __and__(self: Condition, other: bool | Condition) -> Expr[bool]:
@@ -180,7 +194,7 @@ class Expr(Generic[T_co]):
         raised: Expr[Any] = self if low is None else Call("greatest", (self, lift(low)))
         return raised if high is None else Call("least", (raised, lift(high)))
 
-    def abs(self: Expr[N]) -> Expr[N]:
+    def abs(self: Number) -> Expr[Any]:
         """Take the number without its sign."""
         return Call("abs", (self,))
 
@@ -190,15 +204,15 @@ class Expr(Generic[T_co]):
         """Take -1, 0 or 1; null for NaN."""
         return Call("sign", (self,))
 
-    def floor(self: Expr[N]) -> Expr[N]:
+    def floor(self: Number) -> Expr[Any]:
         """Round down to a whole number; a float stays a float."""
         return Call("floor", (self,))
 
-    def ceil(self: Expr[N]) -> Expr[N]:
+    def ceil(self: Number) -> Expr[Any]:
         """Round up to a whole number; a float stays a float."""
         return Call("ceil", (self,))
 
-    def round(self: Expr[N]) -> Expr[N]:
+    def round(self: Number) -> Expr[Any]:
         """Round to the nearest whole number, to the even one of two; a float stays a float."""
         return Call("round", (self,))
 

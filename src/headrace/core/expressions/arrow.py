@@ -264,7 +264,11 @@ KERNELS: dict[str, dict[str, Kernel]] = {
     "is_nan": {"": pc.is_nan},
     "is_finite": {"": pc.is_finite},
     "as_int": {"float": _cut, "bool": lambda a: a.cast(pa.int64()), "int": lambda a: a, "instant": lambda a: a},
-    "as_float": {"int": lambda a: a.cast(pa.float64(), safe=False), "bool": lambda a: a.cast(pa.float64())},
+    "as_float": {
+        "float": lambda a: a,
+        "int": lambda a: a.cast(pa.float64(), safe=False),
+        "bool": lambda a: a.cast(pa.float64()),
+    },
     "as_str": {"str": lambda a: a, "int": lambda a: a.cast(pa.string())},
     "as_bool": {"bool": lambda a: a, "int": lambda a: pc.not_equal(a, 0), "float": lambda a: pc.not_equal(a, 0.0)},
     "shift": {"": _shift},

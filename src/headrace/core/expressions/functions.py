@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 from headrace.core.errors import DefinitionError
 from headrace.core.expressions.algebra import Call, Expr, lift
 from headrace.core.location import user_location
 
-T = TypeVar("T")
 
-
-def if_else(condition: Expr[bool] | Expr[bool | None], then: Expr[T] | T, otherwise: Expr[T] | T) -> Expr[T]:
+def if_else(condition: Expr[bool] | Expr[bool | None], then: Any, otherwise: Any) -> Expr[Any]:
     """Take `then` where the condition is true, `otherwise` where it is false, null where it is null."""
     return Call("if_else", (lift(condition), lift(then), lift(otherwise)))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from functools import reduce
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from headrace.core.errors import DefinitionError
@@ -17,7 +19,8 @@ from headrace.core.time import DAY, HOUR, MINUTE, SECOND
 
 SQL_TYPES = {"str": "VARCHAR", "float": "DOUBLE", "bool": "BOOLEAN", "null": "INTEGER"}
 NAN = "CAST('nan' AS DOUBLE)"
-L = '"$"'  # a variable of its own; no column has such a name
+YEAR = 365 * DAY
+L, L_PLACE = '"$"', '"$place"'  # variables; no column has such a name
 
 
 class Sql(NamedTuple):
@@ -235,20 +238,32 @@ def _local(instant: str, zone: str | None) -> str:
 
 
 def _ahead(instant: str, zone: str) -> str:
-    """Return what a zone's clock is ahead of UTC: a search among its changes."""
+    """Return what a zone's clock is ahead of UTC: changes are counted, from those before the instant's year on."""
     rules = rules_of(zone)
+    if not rules.changes:
+        return str(rules.offsets[0])
+    first, last = rules.changes[0], rules.changes[-1]
+    before = [bisect_right(rules.changes, start) for start in range(first, last + 1, YEAR)]
+    most = max(b - a for a, b in pairwise([*before, len(rules.changes)]))
+    changes = _seconds([*rules.changes, *[LATEST] * most])
+    year = f"CASE WHEN {L} < {first} THEN 1 ELSE least(({L} - {first}) // {YEAR}, {len(before) - 1}) + 2 END"
+    later = [f"CAST({L} >= {changes}[{L_PLACE} + {i + 1}] * {SECOND} AS BIGINT)" for i in range(most)]
     repeated = (
         f"CASE WHEN {instant} < {rules.repeats} THEN {instant} "
         f"ELSE {rules.repeats} + ({instant} - {rules.repeats}) % {CYCLE} END"
     )
+    ahead = f"{_seconds(rules.offsets)}[{' + '.join(['1', L_PLACE, *later])}] * {SECOND}"
+    place = f"list_transform([{_list([0, *before])}[{year}]], lambda {L_PLACE}: {ahead})[1]"
+    return f"list_transform([{repeated}], lambda {L}: {place})[1]"
 
-    def search(low: int, high: int) -> str:
-        if low == high:
-            return str(rules.offsets[low])
-        middle = (low + high) // 2
-        return f"CASE WHEN {L} < {rules.changes[middle]} THEN {search(low, middle)} ELSE {search(middle + 1, high)} END"
 
-    return f"list_transform([{repeated}], lambda {L}: {search(0, len(rules.changes))})[1]"
+def _list(values: Sequence[int]) -> str:
+    """Return a list of integers as one constant, which DuckDB reads much faster than as many."""
+    return f"CAST('[{','.join(map(str, values))}]' AS BIGINT[])"
+
+
+def _seconds(values: Sequence[int]) -> str:
+    return _list([value // SECOND for value in values])
 
 
 def _calendar(part: str) -> dict[str, Template]:
