@@ -5,6 +5,7 @@ That all ways of computing every operator agree is shown in tests/properties/tes
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -18,7 +19,7 @@ import pytest
 
 import headrace as hr
 from headrace.core.errors import DefinitionError
-from headrace.core.expressions import OPERATORS, Column, Expr, columns_of, lift, on_table, per_row, type_of
+from headrace.core.expressions import OPERATORS, Column, Expr, Operation, columns_of, lift, on_table, per_row, type_of
 from headrace.core.expressions.algebra import MAX_DEPTH
 from headrace.core.expressions.arrow import ROWS
 from headrace.core.expressions.sql import to_sql
@@ -263,3 +264,100 @@ def test_every_operator_is_reached_by_a_method_or_function() -> None:
     named = {name for name in OPERATORS if name.isidentifier()} - {"not", "negate", "shift"}
     public = {name for name in dir(Expr) if not name.startswith("_")} | {"if_else", "coalesce", "least", "greatest"}
     assert named <= public
+
+
+NAN, INF, MOST, LEAST = math.nan, math.inf, 2**63 - 1, -(2**63)
+BEFORE_SUMMER = int(Instant.parse("2024-03-31T00:59:59.5Z"))  # half a second before Paris goes from UTC+1 to UTC+2
+# Each operator, or an edge of it, with answers worked out by hand.
+ANSWERS: list[tuple[Expr[Any], list[tuple[Any, Any]]]] = [
+    (U.n < 2**53 + 1.0, [(2**53 - 1, True), (2**53, False), (2**53 + 1, False), (None, None)]),
+    (U.n == 2.0**63, [(MOST, False), (LEAST, False)]),
+    (U.n >= -INF, [(LEAST, True)]),
+    (U.x != U.x, [(NAN, True), (1.0, False), (None, None)]),
+    (U.x > NAN, [(INF, False)]),
+    (U.x <= NAN, [(NAN, False), (-INF, False)]),
+    (U.s < "b", [("a", True), ("", True), ("B", True), ("é", False), ("\U0001f600", False)]),
+    (U.n + 1, [(MOST, None), (MOST - 1, MOST), (-1, 0)]),
+    (U.n - 1, [(LEAST, None)]),
+    (U.n * U.n, [(2**32, None), (-3, 9), (LEAST, None)]),
+    (U.x + U.x, [(1.7e308, INF), (0.1, 0.2)]),
+    (U.n / 0, [(1, None), (0, None)]),
+    (U.n / 4, [(1, 0.25), (2**53 + 1, 2.0**51)]),
+    (U.x / -0.0, [(1.0, None), (NAN, None)]),
+    (U.n // 2, [(-7, -4), (7, 3)]),
+    (U.n // -1, [(LEAST, None), (5, -5)]),
+    (U.n % 3, [(-7, 2), (7, 1)]),
+    (U.n % 0, [(7, None)]),
+    (U.x % -3.0, [(7.0, -2.0), (-7.0, -1.0), (INF, NAN)]),
+    (U.x // 0.1, [(1.0, 9.0), (-0.0, -0.0)]),
+    (-U.n, [(LEAST, None), (3, -3)]),
+    (-U.x, [(0.0, -0.0)]),
+    (U.b & U.b, [(True, True), (False, False), (None, None)]),
+    (U.b & False, [(None, False), (True, False)]),
+    (U.b | True, [(None, True), (False, True)]),
+    (U.b ^ True, [(None, None), (False, True), (True, False)]),
+    (~U.b, [(None, None), (False, True)]),
+    (U.s.is_null(), [(None, True), ("", False)]),
+    (hr.if_else(U.b, 1, 2.5), [(True, 1.0), (False, 2.5), (None, None)]),
+    (hr.coalesce(U.n, 0.5), [(None, 0.5), (3, 3.0)]),
+    (hr.least(U.x, 0.0), [(-0.0, -0.0), (NAN, NAN), (None, None), (1.0, 0.0)]),
+    (hr.greatest(-0.0, U.x), [(0.0, 0.0), (NAN, NAN), (-1.0, -0.0)]),
+    (U.n.isin([1.0, 2.5, 2.0**53]), [(1, True), (2, False), (2**53 + 1, False), (None, None)]),
+    (U.x.isin([NAN, 0.0]), [(NAN, False), (-0.0, True)]),
+    (U.n.abs(), [(LEAST, None), (-3, 3)]),
+    (U.x.sign(), [(-0.0, 0), (-INF, -1), (NAN, None), (0.1, 1)]),
+    (U.x.floor(), [(-0.5, -1.0), (0.5, 0.0), (-0.0, -0.0), (INF, INF), (NAN, NAN)]),
+    (U.x.ceil(), [(-0.5, -0.0), (0.5, 1.0)]),
+    (U.x.round(), [(0.5, 0.0), (1.5, 2.0), (-2.5, -2.0), (0.49999999999999994, 0.0), (-0.1, -0.0)]),
+    (U.x.sqrt(), [(-1.0, None), (-0.0, -0.0), (2.0, 1.4142135623730951), (NAN, NAN)]),
+    (U.x.is_nan(), [(NAN, True), (INF, False)]),
+    (U.x.is_finite(), [(NAN, False), (INF, False), (1e308, True)]),
+    (U.x.as_int(), [(-1.9, -1), (1.9, 1), (2.0**63, None), (-(2.0**63), LEAST), (NAN, None), (INF, None)]),
+    (U.s.as_int(), [("-007", -7), ("+3", 3), ("9223372036854775808", None), (" 3", None), ("٣", None), ("1.0", None)]),
+    (
+        U.s.as_float(),
+        [(".5", 0.5), ("5.", 5.0), ("1e999", INF), ("-0", -0.0), ("1e", None), ("nan", None), ("1_0", None)],
+    ),
+    (U.n.as_float(), [(2**53 + 1, 2.0**53)]),
+    (U.n.as_str(), [(-7, "-7")]),
+    (U.b.as_str(), [(True, "true"), (False, "false")]),
+    (U.s.as_bool(), [("true", True), ("false", False), ("True", None)]),
+    (U.x.as_bool(), [(NAN, True), (-0.0, False)]),
+    (U.b.as_int(), [(True, 1)]),
+    (U.at.as_int(), [(5, 5)]),
+    (U.s.lower(), [("AZ Ä İ", "az Ä İ")]),
+    (U.s.upper(), [("az ä ß", "AZ ä ß")]),
+    (U.s.strip(), [("\v\f\r\n\t a \u2003", "a \u2003"), ("\u00a0", "\u00a0")]),
+    (U.s.length(), [("e\u0301", 2), ("\U0001f600", 1)]),
+    (U.s.startswith("a"), [("ab", True), ("", False)]),
+    (U.s.endswith(""), [("ab", True)]),
+    (U.s.contains("\0"), [("a\0b", True)]),
+    (U.s.replace("aa", "b"), [("aaa", "ba")]),
+    (U.s.substring(1, 2), [("a\U0001f600bc", "\U0001f600b"), ("a", "")]),
+    (U.at + "1h", [(0, 3_600_000_000), (MOST, None)]),
+    (U.at.truncate("15m"), [(-1, -900_000_000), (LEAST, None)]),
+    (U.at - U.at, [(5, 0)]),
+    (U.at.seconds_since(hr.Instant(0)), [(1_500_000, 1.5)]),
+    (U.at.hour("Europe/Paris"), [(BEFORE_SUMMER, 1), (BEFORE_SUMMER + 500_000, 3), (MOST, None)]),
+    (U.at.minute("Asia/Kathmandu"), [(0, 30)]),  # UTC+5:30 until 1986
+    (U.at.second_of_day("Europe/Paris"), [(BEFORE_SUMMER, 7199), (BEFORE_SUMMER + 500_000, 10800)]),
+    (U.at.date("America/New_York"), [(0, -DAY)]),
+    (U.at.weekday(), [(0, 3), (-1, 2)]),
+    (U.at.year("Europe/Paris"), [(1_704_063_600_000_000, 2024), (1_704_063_599_999_999, 2023)]),
+    (U.d.month(), [(19_782 * DAY, 2)]),
+    (U.d.day(), [(19_782 * DAY, 29)]),
+]
+
+
+@pytest.mark.parametrize(("expr", "answers"), ANSWERS, ids=lambda value: str(value) if isinstance(value, Expr) else "")
+def test_an_operator_means_what_the_page_says(expr: Expr[Any], answers: list[tuple[Any, Any]]) -> None:
+    value = per_row(expr, dict.fromkeys(columns_of(expr), 0))
+    for given, expected in answers:
+        assert repr(value((given,))) == repr(expected), given
+
+
+def test_every_operator_has_an_answer() -> None:
+    def inside(expr: Expr[Any]) -> set[str]:
+        return {expr.op}.union(*map(inside, expr.args)) if isinstance(expr, Operation) else set()
+
+    assert {op for expr, _ in ANSWERS for op in inside(expr)} == set(OPERATORS)
