@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import headrace as hr
 
 
@@ -22,7 +24,7 @@ class City(hr.FeatureGroup, of=Trips, entity=Trips.city):
     fare = hr.max(hr.if_else(Trips.fare.is_nan(), None, Trips.fare.clip(0, 9))).over("1d")
 
 
-EVENTS = [
+EVENTS: list[dict[str, Any]] = [
     {"trip": "a", "started": "2024-03-30T23:30:00Z", "city": "x", "meters": 1999, "fare": 12.5, "note": " Rain "},
     {
         "trip": "b",
