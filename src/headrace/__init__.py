@@ -13,6 +13,11 @@ from headrace.core.version import __version__
 if TYPE_CHECKING:
     from headrace.core.expressions import Column as Column
     from headrace.core.expressions import Expr as Expr
+    from headrace.core.expressions import coalesce as coalesce
+    from headrace.core.expressions import greatest as greatest
+    from headrace.core.expressions import if_else as if_else
+    from headrace.core.expressions import least as least
+    from headrace.core.expressions.sql import to_sql as to_sql
     from headrace.core.time import Date as Date
     from headrace.core.time import Instant as Instant
     from headrace.evaluation.definition import gap as gap
@@ -77,7 +82,8 @@ if TYPE_CHECKING:
     from headrace.validation.definition import warn as warn
 
 _HOMES = {
-    "core.expressions": "Column Expr",
+    "core.expressions": "Column Expr coalesce greatest if_else least",
+    "core.expressions.sql": "to_sql",
     "core.time": "Date Instant",
     "evaluation.definition": "gap latency metric model_size",
     "features.aggregates": "aggregate count count_distinct first last latest max mean min most_frequent quantile rate stddev sum",

@@ -12,9 +12,11 @@ from typing import get_args
 import pytest
 import typer
 
+import headrace as hr
 from headrace.cli.main import app
 from headrace.cli.template import write_project
 from headrace.core.errors import LeakageError
+from headrace.core.expressions import OPERATORS
 from headrace.core.settings import Settings, Table
 from headrace.features.plan import plan_dataset
 from headrace.pipelines.project import import_file, load_project
@@ -27,6 +29,7 @@ PAGES = [
     "docs/tutorial.md",
     "docs/notebook.md",
     "docs/features.md",
+    "docs/expressions.md",
     "docs/settings.md",
     "docs/stores.md",
     "CONTRIBUTING.md",
@@ -111,6 +114,19 @@ def attempted(page: str) -> int:
     found = doctest.DocTestRunner(optionflags=flags).run(test, out=report.append)
     assert found.failed == 0, "".join(report)
     return found.attempted
+
+
+def test_the_expressions_page_runs_as_it_stands() -> None:
+    assert attempted("docs/expressions.md") > 7
+
+
+def test_every_operator_and_method_is_on_the_expressions_page_with_its_meaning() -> None:
+    page = (ROOT / "docs/expressions.md").read_text()
+    rows = [line.replace("\\|", "|") for line in page.splitlines() if line.startswith("| `")]
+    for operator in OPERATORS.values():
+        assert f"| `{operator.written}` | {operator.expects} | {operator.meaning} |" in rows
+    for name in [n for n in dir(hr.Expr) if not n.startswith("_") and n != "kind"]:
+        assert any(f"a.{name}(" in row for row in rows), name
 
 
 def test_every_setting_is_on_the_settings_page_with_its_meaning() -> None:

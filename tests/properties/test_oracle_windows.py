@@ -130,7 +130,7 @@ class Sold(hr.FeatureGroup, of=Days, entity=Days.shop):
 
 
 def instant(random: Random) -> int:
-    step = random.choice([HOUR, HOUR // 4, 1])
+    step = random.choice([DAY // 2, DAY // 2, DAY // 4, HOUR, HOUR // 4, 1])  # many ties, and ages to the microsecond
     return START + random.randrange(SPAN // step) * step
 
 

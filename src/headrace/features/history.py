@@ -60,6 +60,11 @@ class History:
         return np.flatnonzero(np.concatenate([[True], self.row[1:] != self.row[:-1]]))
 
     @cached_property
+    def lasts(self) -> Ints:
+        """Return the place of each row's newest version."""
+        return np.append(self.starts, len(self))[1:] - 1
+
+    @cached_property
     def first(self) -> Ints:
         """Return, for each version, the place of its row's first version."""
         return np.repeat(self.starts, np.diff(np.append(self.starts, len(self))))

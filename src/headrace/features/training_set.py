@@ -22,7 +22,7 @@ from headrace.features.offline import OfflineFeatures, Values, dense_keys, histo
 from headrace.features.plan import DatasetPlan
 from headrace.features.record import OK, TrainingSet, unlabelled
 from headrace.features.rows import ABSENT
-from headrace.features.windows import LaneEvents, scan
+from headrace.features.windows import scan
 from headrace.sources.plan import moments_on
 from headrace.sources.zones import civil_times
 
@@ -86,7 +86,7 @@ def matured_rows(
 def _table(plan: DatasetPlan, histories: Mapping[str, History], span: tuple[int, int], as_of: int) -> _Asked:
     """Return the rows of the rows' source, each as known at its moment."""
     base = histories[plan.rows.name]
-    last = np.append(base.starts[1:], len(base)) - 1
+    last = base.lasts
     anchor = plan.at.terms[0][0]
     t, known = moments_on(plan.at, pa.table({anchor.name: base.cells(anchor).take(pa.array(last))}))
     chosen = known & (t >= span[0]) & (t < span[1])
@@ -194,19 +194,9 @@ def _looked_up(
 ) -> Floats:
     """Return a lane's outputs, windows reckoned from `t` and values as known at `as_of`."""
     events, numbers = lane_events(lane, histories[lane.source.name])
-    living = events.until == NEVER
-    kept = LaneEvents(
-        key=events.key[living],
-        moment=events.moment[living],
-        arrival=events.arrival[living],
-        until=events.until[living],
-        row=events.row[living],
-        words=events.words[living],
-        nulls=events.nulls[living],
-    )
     query = np.append(np.array([numbers.get(key, -1) for key in keys], np.int64), -1)[place]
     back = t if lane.zone is None else civil_times(t, lane.zone)
-    scanned = scan(lane.lane, lane.outputs, kept, query, np.full(len(t), as_of, np.int64), query_at=back)
+    scanned = scan(lane.lane, lane.outputs, events, query, np.full(len(t), as_of, np.int64), query_at=back)
     found = np.full(scanned.words.shape, np.nan)
     for i, column in enumerate(lane.columns):
         words = np.ascontiguousarray(scanned.words[:, i])

@@ -54,7 +54,7 @@ def column(
         ge=ge,
         le=le,
         matches=matches,
-        isin=allowed,
+        allowed=allowed,
         allow_nan=allow_nan,
         state=state,
         pii=pii,
@@ -186,7 +186,7 @@ def describe(column: Column[Any]) -> dict[str, Any]:
     """Return a column as plain JSON values, for hashes, manifests and pages."""
     fields = {"name": column.name, "type": column.dtype, "nullable": column.nullable, "role": column.role}
     rest = {k: getattr(column, k) for k in ("unit", "ge", "le", "matches", "state", "allow_nan", "pii", "description")}
-    rest["isin"] = None if column.isin is None else list(column.isin)
+    rest["isin"] = None if column.allowed is None else list(column.allowed)
     rest |= {"zone": column.zone, "references": None if column.references is None else str(column.references)}
     return fields | {k: v for k, v in rest.items() if v is not None and v is not False}
 
