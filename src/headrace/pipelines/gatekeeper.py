@@ -25,6 +25,11 @@ def reveals_table(source: str) -> str:
     return f"reveals_{source.lower()}"
 
 
+def broken_rows(verdict: Verdict) -> pa.Table:
+    """Return the quarantined rows that are reveals; the others are dead letters, which have a table of their own."""
+    return verdict.quarantined.filter(verdict.quarantined["row_id"].is_valid())
+
+
 class Gatekeeper:
     """Validate every source's deliveries in order; `state` is what `dump` of an earlier one returned."""
 
@@ -73,12 +78,13 @@ class Gatekeeper:
         return verdict
 
     def store(self, verdict: Verdict, application: str, number: int) -> None:
-        """Append what a verdict accepted to the source's table and what it refused to the quarantine, once."""
+        """Append what a verdict accepted to the source's table and what broke its rules to the quarantine, once."""
         position = Position(f"{application}/{verdict.source}", number)
         if len(verdict.accepted):
             self.tables.append(reveals_table(verdict.source), verdict.accepted.table, position=position)
-        if verdict.quarantined.num_rows:
-            self.tables.append(QUARANTINE, verdict.quarantined, position=position)
+        broken = broken_rows(verdict)
+        if broken.num_rows:
+            self.tables.append(QUARANTINE, broken, position=position)
 
     def refuse_if_held(self) -> None:
         """Raise if a source is held.

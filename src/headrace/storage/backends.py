@@ -22,6 +22,13 @@ EMBEDDED: dict[Shape, dict[str, str]] = {
     "ledger": {"sqlite": "headrace.storage.ledger.sqlite:SqliteLedger"},
     "streams": {"log": "headrace.storage.streams.log:LogStreams"},
 }
+OPTIONAL: dict[Shape, dict[str, str]] = {
+    "streams": {
+        "kafka": "headrace.storage.streams.kafka:KafkaStreams",
+        "redis": "headrace.storage.streams.redis:RedisStreams",
+        "rediss": "headrace.storage.streams.redis:SecureRedisStreams",
+    },
+}
 EXTRAS: dict[Shape, dict[str, str]] = {
     "tables": {"s3": "s3"},
     "blobs": {"s3": "s3"},
@@ -50,13 +57,22 @@ def resolve(shape: Shape, url: str) -> tuple[Callable[..., Any], str]:
     scheme = match["scheme"]
     plugin = _plugin(shape, scheme)
     if scheme in EMBEDDED[shape]:
-        module, _, name = EMBEDDED[shape][scheme].partition(":")
-        factory = getattr(importlib.import_module(module), name)
+        factory = _load(EMBEDDED[shape][scheme])
+    elif scheme in OPTIONAL.get(shape, {}):
+        try:
+            factory = _load(OPTIONAL[shape][scheme])
+        except ModuleNotFoundError as error:
+            raise _unknown(shape, scheme) from error
     elif plugin is not None:
         factory = plugin.load()
     else:
         raise _unknown(shape, scheme)
     return factory, match["location"]
+
+
+def _load(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def schemes(shape: Shape) -> Sequence[str]:
