@@ -14,6 +14,7 @@ slept while its partition was given away changes nothing.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -25,17 +26,19 @@ from headrace.core.failpoints import reach
 from headrace.core.settings import SourceSettings
 from headrace.core.time import Clock
 from headrace.features.stream import DATABASE, StreamPath
-from headrace.pipelines.gatekeeper import Gatekeeper
+from headrace.pipelines.dead_letters import open_letters
+from headrace.pipelines.gatekeeper import Gatekeeper, stopped_rows
 from headrace.pipelines.project import Project
 from headrace.pipelines.stores import CONTROL, Stores
 from headrace.sources.codecs import codec_of
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.events import Events
-from headrace.sources.letters import letters_of, letters_table
+from headrace.sources.letters import letters_of, letters_table, shown_reasons
 from headrace.sources.record import Reveal
 from headrace.sources.run import Load
 from headrace.storage.keyvalue import Access
-from headrace.storage.streams import Bounds, Cursor, Message, Streams
+from headrace.storage.ledger import Entry
+from headrace.storage.streams import Bounds, Cursor, Message, Streams, open_streams
 from headrace.storage.streams.protocol import EARLIEST
 from headrace.storage.tables.protocol import Position
 from headrace.validation.record import Verdict
@@ -91,6 +94,15 @@ def stream_name(project: Project, source: SourceDefinition) -> str:
     return project.settings.sources.get(source.name, SourceSettings()).stream or source.name
 
 
+def open_project_streams(project: Project, stores: Stores, clock: Clock) -> Streams:
+    """Open the store of streams that settings name, else the embedded one.
+
+    Raises:
+        BadUrl, MissingExtra: as `headrace.storage.streams.open_streams`.
+    """
+    return open_streams(project.settings.stores.streams or stores.state.url("streams"), clock=clock)
+
+
 class Feed:
     """Follow the streams of a project's sources.
 
@@ -125,16 +137,18 @@ class Feed:
         self.lateness = {name: settings[name].lateness if name in settings else 0 for name in self.events}
         self.states: dict[tuple[str, int], PartitionState] = {}
         self.lags: dict[tuple[str, int], int] = {}
+        self.letters: Counter[str] = Counter({source.name: open_letters(stores.tables, source) for source in sources})
         self._judged: dict[tuple[str, int, int], tuple[Load, Verdict]] = {}
         self._member = streams.join(sorted({name for _, name in self.sources}))
 
-    def take_in(self) -> int:
-        """Take in what the streams hold, some batches of each at most; return how many events there were.
+    def take_in(self) -> dict[str, int]:
+        """Take in what the streams hold, some batches of each at most; return how many events of each source.
 
         Raises:
             BackendError: a stream or store failed; what the others hold was taken in nevertheless.
         """
-        taken, failed = 0, []
+        taken: dict[str, int] = {}
+        failed: list[BackendError] = []
         assigned = self._member.assigned()
         held = self.streams.bounds([name for name, partitions in assigned.items() if partitions])
         for source, name in self.sources:
@@ -142,9 +156,9 @@ class Feed:
             try:
                 for _ in range(BATCHES_AT_ONCE):
                     events = self._take(source, name, bounds)
-                    taken += events
                     if not events:
                         break
+                    taken[source.name] = taken.get(source.name, 0) + events
             except BackendError as error:
                 failed.append(error)
             self._measure(source, bounds)
@@ -152,12 +166,16 @@ class Feed:
             raise failed[0]
         return taken
 
-    def drain(self) -> int:
-        """Take in everything that the streams hold; return how many events there were."""
-        total = 0
+    def drain(self, told: Callable[[int], None]) -> dict[str, int]:
+        """Take in everything that the streams hold; return how many events of each source.
+
+        `told(events)` is called as they are taken in.
+        """
+        total: Counter[str] = Counter()
         while taken := self.take_in():
-            total += taken
-        return total
+            total.update(taken)
+            told(total.total())
+        return dict(total)
 
     def close(self) -> None:
         """Leave the partitions to others."""
@@ -210,17 +228,36 @@ class Feed:
                 self._replace(access, source.name, partition, state, begun)
         reach("feed.begun")
         found, verdict = self._judge(source, name, partition, begun, messages)
-        self.gatekeeper.store(verdict, f"stream-{partition}", begun.batch)
-        reach("feed.stored")
-        if found.refused.num_rows:
-            letters = letters_of(source, found.refused, stream=name, now=int(self.clock.now()))
-            position = Position(f"stream-{partition}/{source.name}", begun.batch)
-            self.stores.tables.append(letters_table(source.name), letters, position=position)
-        reach("feed.lettered")
+        self._store(source, name, partition, begun, found, verdict)
         self._apply(source, partition, begun, messages[-1].after, found, verdict)
         reach("feed.applied")
         self._judged.pop((source.name, partition, begun.batch), None)
         return len(messages)
+
+    def _store(
+        self,
+        source: SourceDefinition,
+        name: str,
+        partition: int,
+        begun: PartitionState,
+        found: Load,
+        verdict: Verdict,
+    ) -> None:
+        """Put what a batch brought into the tables, each table's part once."""
+        application, where = f"stream-{partition}", f"stream {name}, partition {partition}, batch {begun.batch}"
+        position = Position(f"{application}/{source.name}", begun.batch)
+        whole = len(found.batch) > 0 and not len(verdict.accepted)
+        stopped = stopped_rows(found.batch, verdict, where) if whole else None
+        self.gatekeeper.store(verdict, application, begun.batch, stopped=stopped)
+        reach("feed.stored")
+        if found.refused.num_rows:
+            letters = letters_of(source, found.refused, stream=name, now=int(self.clock.now()))
+            kept = self.stores.tables.append(letters_table(source.name), letters, position=position)
+            if kept.applied:
+                self.letters[source.name] += letters.num_rows
+                body = {"where": where, "letters": letters.num_rows, "reasons": shown_reasons(letters)}
+                self.stores.ledger.append([Entry("dead_letters", source.name, body)])
+        reach("feed.lettered")
 
     def _judge(
         self, source: SourceDefinition, name: str, partition: int, begun: PartitionState, messages: Sequence[Message]
@@ -231,7 +268,8 @@ class Feed:
             found = self.events[source.name].load(messages, where=f"stream {name}")
             where = f"stream {name}, partition {partition}, positions {messages[0].position} to {messages[-1].position}"
             now = int(self.clock.now())
-            verdict = self.gatekeeper.judge(found.batch, now=now, where=where, refused=found.refused)
+            # What cannot be read is no reason to stop what can: it has a table of its own.
+            verdict = self.gatekeeper.judge(found.batch, now=now, where=where)
             self._judged = {k: v for k, v in self._judged.items() if k[:2] != key[:2]} | {key: (found, verdict)}
         return self._judged[key]
 

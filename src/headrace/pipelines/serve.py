@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 import uvicorn
 from numpy.typing import NDArray
+from prometheus_client.registry import Collector
 
 from headrace.core.errors import ConfigurationError, HeadraceError, Unavailable
 from headrace.core.time import DAY, SECOND, Clock, Instant, SystemClock
@@ -73,6 +74,7 @@ class PipelineService:
         self._refuse_uncovered()
         self.lock = threading.RLock()
         self.served: Callable[[bytes, int, Answer], None] | None = None
+        self.collectors: list[Collector] = []
         self.follow()
 
     def _refuse_uncovered(self) -> None:
@@ -206,11 +208,12 @@ def serve(
     behind_proxy: bool,
     json: bool,
     beside: Callable[[PipelineService, ExitStack], Callable[[], None]] | None = None,
+    every: float = FOLLOW_SECONDS,
     clock: Clock | None = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; every accepted request is answered before the end.
 
-    `beside` makes what is done every `FOLLOW_SECONDS` beside the server, by default following the ledger's champion.
+    `beside` makes what is done `every` so many seconds beside the server, by default following the ledger's champion.
 
     Raises:
         ConfigurationError: no endpoint, an open address without a proxy, or a port that is taken.
@@ -222,7 +225,9 @@ def serve(
         service = PipelineService(project, stores, ticking)
         app = App(service, limits_of(project))
         tick = service.look_after if beside is None else beside(service, stack)
-        threads = [Repeating("follower", FOLLOW_SECONDS, tick)]
+        for collector in service.collectors:
+            app.metrics.registry.register(collector)
+        threads = [Repeating("follower", every, tick)]
         if project.settings.serving.log_sync:
             threads.append(Repeating("log", project.settings.serving.log_sync / SECOND, service.commit))
         for thread in threads:

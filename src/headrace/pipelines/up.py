@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from headrace.core.errors import BackendError
 from headrace.core.expressions import columns_of, per_row
-from headrace.core.time import HOUR, MINUTE
+from headrace.core.time import HOUR, MINUTE, SECOND
 from headrace.features.repair import repair
 from headrace.features.rows import newest_arrival
 from headrace.features.stream import DATABASE, StreamPath
@@ -23,17 +23,18 @@ from headrace.monitoring.performance import LiveWindow
 from headrace.monitoring.plan import MonitoringState
 from headrace.monitoring.run import Monitoring
 from headrace.pipelines.control import ControlLoop, ControlState
-from headrace.pipelines.feed import Feed
+from headrace.pipelines.feed import Feed, open_project_streams
+from headrace.pipelines.feed_metrics import FeedCollector
 from headrace.pipelines.gatekeeper import Gatekeeper, read_reveals
 from headrace.pipelines.learning import Footing, load_profile
 from headrace.pipelines.project import Project
-from headrace.pipelines.serve import PipelineService, serve
+from headrace.pipelines.serve import FOLLOW_SECONDS, PipelineService, serve
 from headrace.pipelines.stores import CONTROL
 from headrace.serving.log import read_segment, segments
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import Reveal
 from headrace.storage.keyvalue import Access
-from headrace.storage.streams import Streams, open_streams
+from headrace.storage.streams import Streams
 
 STATE, LIVE = b"up/state", b"up/live"
 THREADS = 2
@@ -190,10 +191,20 @@ def up(project: Project, *, state: str | None, host: str, port: int, behind_prox
     """
 
     def beside(service: PipelineService, stack: ExitStack) -> Callable[[], None]:
-        url = project.settings.stores.streams or service.stores.state.url("streams")
-        controller = Controller(service, stack.enter_context(open_streams(url, clock=service.clock)), seed=0)
+        streams = stack.enter_context(open_project_streams(project, service.stores, service.clock))
+        controller = Controller(service, streams, seed=0)
+        service.collectors.append(FeedCollector(controller.feed))
         stack.callback(controller.feed.close)
         stack.callback(controller.keep)
         return controller.tick
 
-    serve(project, state=state, host=host, port=port, behind_proxy=behind_proxy, json=json, beside=beside)
+    serve(
+        project,
+        state=state,
+        host=host,
+        port=port,
+        behind_proxy=behind_proxy,
+        json=json,
+        beside=beside,
+        every=min(project.settings.limits.stream_wait / SECOND, FOLLOW_SECONDS),
+    )

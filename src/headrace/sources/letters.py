@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,12 @@ def letters_of(definition: SourceDefinition, refused: pa.Table, *, stream: str |
             common | kept | {"id": _identity(definition, row, stream), "place": row["position"], "payload": row["raw"]}
         )
     return pa.Table.from_pylist(found, letter_schema())
+
+
+def shown_reasons(letters: pa.Table, limit: int = 3) -> list[str]:
+    """Return the most frequent reasons among letters, with their numbers."""
+    counted = Counter(letters["reason"].to_pylist()).most_common(limit)
+    return [f"{reason} ({count})" for reason, count in counted]
 
 
 def _identity(definition: SourceDefinition, row: Mapping[str, Any], stream: str | None) -> str:

@@ -98,7 +98,10 @@ def place(definition: SourceDefinition, extract: Extract, where: str) -> tuple[p
         problems = [_misreading(definition, name, text) for name, text in texts.items()]
         checked = tuple(p for p in placing if p[0] not in texts and LINE not in texts)
         nulls = unplaced(checked, values | texts)
-        refused.append(_refused(f"{where}, row {row + 1}", problems + nulls, _shown(definition, values) | texts))
+        payload = _shown(definition, values) | texts
+        refused.append(
+            _refused(f"{where}, row {row + 1}", problems + nulls, payload) | {"arrival": values.get(ARRIVAL)}
+        )
     return table.filter(pa.array(~bad)), pa.Table.from_pylist(refused, refusal_schema())
 
 
