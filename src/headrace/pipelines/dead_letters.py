@@ -230,7 +230,9 @@ class _Replay:
         for column in self.source.columns:
             raw = cells.get(column.name)
             try:
-                if isinstance(raw, str) and column.dtype != "str":
+                if isinstance(raw, str) and raw in self.settings.nulls:
+                    values[column.name] = None
+                elif isinstance(raw, str) and column.dtype != "str":
                     spelled = cast_text(pa.array([raw]), column.dtype, self.settings.zone)
                     if spelled is None or spelled.misread:
                         raise ValueError(f"expected {column.dtype}, got a text that is none")
@@ -252,6 +254,8 @@ class _Replay:
         """Put reveals into table and online state; what is there already changes nothing."""
         path, key = StreamPath([self.project.plan]), applied_key(self.source.name)
         before = self._version()
+        with self.stores.online.read() as snapshot:
+            path.uncovered(snapshot.getter(DATABASE))
         self._keep(reveals_table(self.source.name), batch.table, [ROW_ID, ARRIVAL, CONTENT])
         reach("letters.revealed")
         with self.stores.online.write() as transaction:
@@ -259,7 +263,6 @@ class _Replay:
             newest = path.newest(access.get)
             if newest is None:
                 return  # nothing was applied yet: `run` applies the tables as a whole
-            path.uncovered(access.get)
             for reveal in batch.reveals():
                 path.apply(access, self.source.name, reveal)
                 newest = max(newest, reveal.arrival)

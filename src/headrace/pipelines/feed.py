@@ -103,6 +103,22 @@ def open_project_streams(project: Project, stores: Stores, clock: Clock) -> Stre
     return open_streams(project.settings.stores.streams or stores.state.url("streams"), clock=clock)
 
 
+def lag_of(stores: Stores, streams: Streams, source: SourceDefinition, name: str) -> str:
+    """Say how far a source lies behind its stream's end.
+
+    Raises:
+        Unavailable: the streams cannot be reached.
+    """
+    held = streams.bounds([name])[name]
+    if not held:
+        return f"no stream {name}"
+    with stores.online.read() as snapshot:
+        blobs = {partition: snapshot.get(CONTROL, state_key(source.name, partition)) for partition in held}
+    reached = {p: held[p].start if blob is None else PartitionState.load(blob).position for p, blob in blobs.items()}
+    behind = sum(max(held[p].end - at, 0) for p, at in reached.items())
+    return f"{behind:,} events behind" if streams.capabilities.distances else "behind" if behind else "caught up"
+
+
 class Feed:
     """Follow the streams of a project's sources.
 
@@ -318,7 +334,8 @@ class Feed:
         control.put(key, new.dump())
 
     def _measure(self, source: SourceDefinition, bounds: Mapping[int, Bounds]) -> None:
-        """Note how many positions each partition still lies behind its end."""
+        """Note how far each partition was applied, and how many positions it still lies behind its end."""
         for partition, state in self._load(source.name, bounds).items():
             self.states[source.name, partition] = state
-            self.lags[source.name, partition] = max(bounds[partition].end - state.position, 0)
+            if self.streams.capabilities.distances:
+                self.lags[source.name, partition] = max(bounds[partition].end - state.position, 0)

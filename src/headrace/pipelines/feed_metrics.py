@@ -31,7 +31,8 @@ class FeedCollector(Collector):
         late = CounterMetricFamily("headrace_stream_late", "Events older than the watermark", labels=PARTITION)
         for (source, partition), state in sorted(self.feed.states.copy().items()):
             labels = (source, str(partition))
-            lag.add_metric(labels, self.feed.lags.get((source, partition), 0))
+            if (source, partition) in self.feed.lags:
+                lag.add_metric(labels, self.feed.lags[source, partition])
             events.add_metric(labels, state.events)
             late.add_metric(labels, state.late)
             if state.arrival > 0:

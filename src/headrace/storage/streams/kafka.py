@@ -90,7 +90,9 @@ class KafkaStreams:
     @property
     def capabilities(self) -> Capabilities:
         """Return what this backend can do."""
-        return Capabilities(several_hosts=True, one_writer=False, whole_batches=False, counted=False, drops=False)
+        return Capabilities(
+            several_hosts=True, one_writer=False, whole_batches=False, counted=False, distances=True, drops=False
+        )
 
     def append(
         self, stream: str, records: Sequence[bytes], *, keys: Sequence[bytes] | None = None

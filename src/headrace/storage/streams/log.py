@@ -68,7 +68,9 @@ class LogStreams:
     @property
     def capabilities(self) -> Capabilities:
         """Return what this backend can do."""
-        return Capabilities(several_hosts=False, one_writer=True, whole_batches=True, counted=True, drops=True)
+        return Capabilities(
+            several_hosts=False, one_writer=True, whole_batches=True, counted=True, distances=True, drops=True
+        )
 
     def append(
         self, stream: str, records: Sequence[bytes], *, keys: Sequence[bytes] | None = None

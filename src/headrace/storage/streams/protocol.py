@@ -91,7 +91,8 @@ class Capabilities:
         several_hosts: several hosts may share it.
         one_writer: a stream has one writer at a time.
         whole_batches: a batch is appended as a whole or not at all.
-        counted: positions have no gaps, so a difference of positions counts records.
+        counted: positions have no gaps, they are 0, 1, 2 ….
+        distances: a difference of positions is a number of records, or a little more where there are gaps.
         drops: `drop` frees room; elsewhere retention is set in the backend.
     """
 
@@ -99,6 +100,7 @@ class Capabilities:
     one_writer: bool
     whole_batches: bool
     counted: bool
+    distances: bool
     drops: bool
 
 

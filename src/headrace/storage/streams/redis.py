@@ -115,7 +115,9 @@ class RedisStreams:
     @property
     def capabilities(self) -> Capabilities:
         """Return what this backend can do."""
-        return Capabilities(several_hosts=True, one_writer=False, whole_batches=True, counted=False, drops=True)
+        return Capabilities(
+            several_hosts=True, one_writer=False, whole_batches=True, counted=False, distances=False, drops=True
+        )
 
     def append(
         self, stream: str, records: Sequence[bytes], *, keys: Sequence[bytes] | None = None
