@@ -183,6 +183,20 @@ def test_doctor_and_plan_say_how_far_streams_were_read(folder: Path) -> None:
     ]
 
 
+def test_the_good_rows_of_a_batch_that_is_stopped_are_kept_aside(folder: Path) -> None:
+    """A file would be delivered again; a stream's events come once."""
+    project = load_project("orders:pipeline", folder=folder)
+    broken = [GOOD.replace(b'"a"', b'"z%d"' % n).replace(b'"items": 2', b'"items": 0') for n in range(3)]
+    feed(project, [*broken, GOOD.replace(b'"a"', b'"kept"')])
+    with open_stores(project, None, clock=later(), write=False) as stores:
+        rows = stores.tables.read("quarantine").to_pylist()
+        assert "kept" not in stores.tables.read("reveals_orders")["order_id"].to_pylist()
+    assert [json.loads(r["payload"])["order_id"] for r in rows if r["reason"].startswith("its batch was stopped")] == [
+        "kept"
+    ]
+    assert len(rows) == 4
+
+
 def test_letters_are_dropped_by_id_or_source_with_a_reason(folder: Path) -> None:
     project = load_project("orders:pipeline", folder=folder)
     first, *_ = list_letters(project, None, status="open", limit=9, state=None)["letters"]

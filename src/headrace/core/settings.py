@@ -110,7 +110,11 @@ class StoreSettings(Table):
     blobs: str | None = Field(default=None, repr=False, description="URL of the blobs, as file:PATH")
     keyvalue: str | None = Field(default=None, repr=False, description="URL of the online state, as lmdb:PATH")
     ledger: str | None = Field(default=None, repr=False, description="URL of the ledger, as sqlite:PATH")
-    streams: str | None = Field(default=None, repr=False, description="URL of the streams, as log:PATH")
+    streams: str | None = Field(
+        default=None,
+        repr=False,
+        description="URL of the streams, as log:PATH, kafka://HOST:PORT or redis://HOST:PORT/0",
+    )
 
 
 class LimitSettings(Table):

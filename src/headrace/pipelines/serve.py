@@ -227,11 +227,7 @@ def serve(
         tick = service.look_after if beside is None else beside(service, stack)
         for collector in service.collectors:
             app.metrics.registry.register(collector)
-        threads = [Repeating("follower", every, tick)]
-        if project.settings.serving.log_sync:
-            threads.append(Repeating("log", project.settings.serving.log_sync / SECOND, service.commit))
-        for thread in threads:
-            thread.start()
+        threads = _started(service, every, tick)
         where = f"http://{host}:{listening.getsockname()[1]}"
         _say(project, service, where, json)
         config = uvicorn.Config(
@@ -251,6 +247,16 @@ def serve(
                 thread.join()
             seal(service.log, stores.ledger)
             service.log.close()
+
+
+def _started(service: PipelineService, every: float, tick: Callable[[], None]) -> list[Repeating]:
+    """Start what works beside the server."""
+    threads, log_sync = [Repeating("follower", every, tick)], service.project.settings.serving.log_sync
+    if log_sync:
+        threads.append(Repeating("log", log_sync / SECOND, service.commit))
+    for thread in threads:
+        thread.start()
+    return threads
 
 
 def limits_of(project: Project) -> Limits:

@@ -33,7 +33,7 @@ from headrace.sources.payload import Decoded
 HEADER_BYTES = 5
 SCHEMA_BYTES = 4 << 20
 TIMEOUT = 5.0  # seconds
-EPOCH, LOCAL_EPOCH = datetime(1970, 1, 1, tzinfo=UTC), datetime(1970, 1, 1)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 WRONG = (ValueError, LookupError, TypeError, ArithmeticError, EOFError, AttributeError, MemoryError, struct.error)
 
 Fetch = Callable[[int], bytes | None]
