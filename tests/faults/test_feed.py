@@ -249,7 +249,8 @@ def test_workers_killed_between_any_two_steps_leave_the_undisturbed_state_bit_fo
     expected = drained(project, tmp_path / "undisturbed")
     state = begun(project, tmp_path / "state")
     for hit, step in enumerate(STEPS):
-        killed = start(state, kafka, f"feed.{step}:kill:{1 + hit // 2}", stream=worker.ORDERED)
+        point = f"feed.{step}:kill:{1 + hit // 2}"
+        killed = start(state, kafka, point, stream=worker.ORDERED, batch=worker.BATCH - 70 * hit)
         killed.communicate(timeout=60)
         assert killed.returncode == -signal.SIGKILL, step
     last = start(state, kafka, stream=worker.ORDERED)
