@@ -45,7 +45,6 @@ def test_a_typo_is_named() -> None:
         ("keyvalue", "redis://localhost:6379/0", "redis"),
         ("keyvalue", "dynamodb:table", "dynamodb"),
         ("ledger", "postgresql://u:secret@h/db", "postgres"),
-        ("streams", "kafka://broker", "kafka"),
         ("tables", "s3://bucket", "s3"),
         ("blobs", "s3://bucket", "s3"),
     ],
@@ -53,6 +52,19 @@ def test_a_typo_is_named() -> None:
 def test_a_missing_extra_says_how_to_install_it_and_keeps_secrets(shape: Any, url: str, extra: str) -> None:
     with pytest.raises(MissingExtra) as caught:
         resolve(shape, url)
+    assert caught.value.next_step == f'pip install "headrace[{extra}]"'
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("url", "library"), [("kafka://h:1", "confluent_kafka"), ("redis://:secret@h/0", "redis")])
+def test_a_backend_of_ours_without_its_library_says_so_too(
+    url: str, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = url.partition(":")[0]
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.delitem(sys.modules, f"headrace.storage.streams.{extra}", raising=False)
+    with pytest.raises(MissingExtra) as caught:
+        resolve("streams", url)
     assert caught.value.next_step == f'pip install "headrace[{extra}]"'
     assert "secret" not in str(caught.value)
 
