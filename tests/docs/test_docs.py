@@ -17,7 +17,7 @@ from headrace.cli.main import app
 from headrace.cli.template import write_project
 from headrace.core.errors import LeakageError
 from headrace.core.expressions import OPERATORS
-from headrace.core.settings import Settings, Table
+from headrace.core.settings import Settings, Table, load_settings
 from headrace.features.plan import plan_dataset
 from headrace.pipelines.project import import_file, load_project
 from headrace.pipelines.run import run
@@ -32,6 +32,7 @@ PAGES = [
     "docs/expressions.md",
     "docs/settings.md",
     "docs/stores.md",
+    "docs/streams.md",
     "CONTRIBUTING.md",
     "docs/decisions/README.md",
 ]
@@ -40,14 +41,15 @@ FLIGHTS = ROOT / "examples" / "flights" / "flights.py"
 
 def verbs() -> set[str]:
     command = typer.main.get_command(app)
+    groups = ("audit", "online", "dead-letters")
     found = set(command.commands)  # type: ignore[attr-defined]
-    return found | {f"{name} {sub}" for name in ("audit", "online") for sub in command.commands[name].commands}  # type: ignore[attr-defined]
+    return found | {f"{name} {sub}" for name in groups for sub in command.commands[name].commands}  # type: ignore[attr-defined]
 
 
 def test_every_command_in_the_documentation_exists() -> None:
     known = verbs()
     for page in PAGES:
-        for line in re.findall(r"(?<!import )headrace ([a-z]+(?: [a-z]+)?)", (ROOT / page).read_text()):
+        for line in re.findall(r"(?<!import )headrace ([a-z][a-z-]*(?: [a-z]+)?)", (ROOT / page).read_text()):
             assert line in known or line.split()[0] in known or line.split()[0] in {"new"}, f"{page}: headrace {line}"
 
 
@@ -127,6 +129,30 @@ def test_every_operator_and_method_is_on_the_expressions_page_with_its_meaning()
         assert f"| `{operator.written}` | {operator.expects} | {operator.meaning} |" in rows
     for name in [n for n in dir(hr.Expr) if not n.startswith("_") and n != "kind"]:
         assert any(f"a.{name}(" in row for row in rows), name
+
+
+def test_the_streams_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs/streams.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.S)
+    test = doctest.DocTestParser().get_doctest("".join(blocks), {"__name__": "page"}, "docs/streams.md", None, 0)
+    report: list[str] = []
+    found = doctest.DocTestRunner().run(test, out=report.append)
+    assert found.attempted > 12
+    assert found.failed == 0, "".join(report)
+    for number, text in enumerate(re.findall(r"```toml\n(.*?)```", page, re.S)):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "headrace.toml").write_text(text)
+        assert load_settings(tmp_path / str(number)).sources
+
+
+def test_every_metric_of_streams_is_on_their_page(tmp_path: Path) -> None:
+    page = (ROOT / "docs/streams.md").read_text()
+    source = (ROOT / "src/headrace/pipelines/feed_metrics.py").read_text()
+    names = re.findall(r'"(headrace_[a-z_]+)"', source)
+    assert len(names) == 6
+    for name in names:
+        assert name in page
 
 
 def test_every_setting_is_on_the_settings_page_with_its_meaning() -> None:

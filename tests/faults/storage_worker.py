@@ -14,7 +14,7 @@ from headrace.core.time import SystemClock
 from headrace.storage.blobs import open_blobs
 from headrace.storage.keyvalue import open_keyvalue
 from headrace.storage.ledger import Entry, open_ledger
-from headrace.storage.streams import open_streams
+from headrace.storage.streams import Cursor, open_streams
 from headrace.storage.tables import Position, open_tables
 
 Item = Callable[[int], object]
@@ -97,7 +97,7 @@ def tables(folder: Path) -> tuple[list[int], Item]:
 def streams(folder: Path) -> tuple[list[int], Item]:
     """Append a batch of two records; segments are small."""
     store = open_streams(f"log:{folder}", clock=SystemClock(), segment_bytes=400)
-    messages = store.read("s", 0, 10**6)
+    messages = store.read("s", {0: Cursor()}, 10**6)
     held = [int(message.data) for message in messages]
     assert held[::2] == held[1::2]
     arrivals = [message.arrival for message in messages]

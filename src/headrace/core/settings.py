@@ -83,6 +83,13 @@ class SourceSettings(Table):
         default=None, description="a file, a folder or a glob, from this file's folder or absolute"
     )
     stream: str | None = Field(default=None, description="the stream of live events; the source's name unless said")
+    codec: Literal["json", "avro", "arrow"] = Field(default="json", description="how the stream's events are encoded")
+    schemas: str | None = Field(
+        default=None, repr=False, description="the Avro schemas: a folder of ID.avsc, or a schema registry's URL"
+    )
+    lateness: Duration = Field(
+        default=0, description="how much older than the newest one an event may be before it counts as late"
+    )
     format: Literal["parquet", "csv", "jsonl"] | None = Field(
         default=None, description="by the file's suffix unless said"
     )
@@ -105,13 +112,22 @@ class StoreSettings(Table):
         default=None, repr=False, description="URL of the online state, as lmdb:PATH or redis://HOST:PORT"
     )
     ledger: str | None = Field(default=None, repr=False, description="URL of the ledger, as sqlite:PATH")
-    streams: str | None = Field(default=None, repr=False, description="URL of the streams, as log:PATH")
+    streams: str | None = Field(
+        default=None,
+        repr=False,
+        description="URL of the streams, as log:PATH, kafka://HOST:PORT or redis://HOST:PORT/0",
+    )
 
 
 class LimitSettings(Table):
     """Bound what comes from outside, and how far back checks look."""
 
     event_bytes: Size = Field(default=2**20, description="one event of a stream; a longer one is refused")
+    stream_batch_events: int = Field(default=1_000, gt=0, description="events between two commits of a stream")
+    stream_batch_bytes: Size = Field(default=8 * 2**20, description="bytes between two commits of a stream")
+    stream_wait: Duration = Field(
+        default=10**6 // 4, gt=0, description="how long a new event waits at most before streams are looked at again"
+    )
     null_rate_period: Duration = Field(default=30 * DAY, gt=0, description="null rates count rows due in this time")
     json_depth: int = Field(default=64, gt=0, description="nesting of JSON; deeper is refused")
     request_bytes: Size = Field(default=16 * 2**20, description="body of one request")

@@ -241,10 +241,10 @@ class StreamPath:
         return dropped
 
     def commit(self, store: Access, newest: int, positions: dict[str, int]) -> None:
-        """Note how far each source has been applied, in the transaction that applied it."""
+        """Note how far each source (of a stream: each partition, as "Orders/0") has been applied, with what was applied."""
         store.put(NEWEST, newest.to_bytes(8, "big", signed=True))
         for source, position in positions.items():
-            store.put(b"Mposition" + source.encode(), position.to_bytes(8, "big", signed=True))
+            store.put(b"Mposition" + source.encode(), str(position).encode())
 
     @staticmethod
     def waiting(transaction: Transaction) -> list[bytes]:

@@ -7,7 +7,8 @@ there, and the same command on the same data does nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,9 @@ from headrace.core.identity import content_hash
 from headrace.core.time import Clock, Instant, SystemClock
 from headrace.features.repair import backfill, repair
 from headrace.features.stream import DATABASE, StreamPath
-from headrace.pipelines.gatekeeper import Gatekeeper, read_reveals, reveals_table
+from headrace.pipelines.dead_letters import keep_letters
+from headrace.pipelines.feed import Feed, open_project_streams
+from headrace.pipelines.gatekeeper import Gatekeeper, broken_rows, read_reveals, reveals_table
 from headrace.pipelines.latency import measure_reads
 from headrace.pipelines.learning import Candidate, Footing, learn
 from headrace.pipelines.pinned import reads
@@ -29,6 +32,7 @@ from headrace.pipelines.stores import CONTROL, Stores, applied_key, open_stores
 from headrace.pipelines.view import Progress, Table, View
 from headrace.registry.run import Registry
 from headrace.sources.definition import SourceDefinition
+from headrace.sources.plan import reveal_schema
 from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, RevealBatch
 from headrace.sources.run import Load, load
 from headrace.storage.ledger import Entry
@@ -72,7 +76,9 @@ class _Run:
     def go(self) -> View:
         """Do every step that is not done yet."""
         sources = self.project.plan.sources
+        events = self.follow()
         ingested = [self.ingest(source, place, len(sources)) for place, source in enumerate(sources)]
+        ingested = [replace(part, rows=part.rows + events.get(part.source, 0)) for part in ingested]
         newest = self.materialize(ingested)
         as_of = min(int(self.clock.now()), newest + self.project.plan.mature)
         identity = self.identity(as_of)
@@ -89,9 +95,54 @@ class _Run:
         versions = [None if d is None else d.version for d in described]
         return content_hash([self.project.target, self.project.plan.hash, versions, self.seed, as_of])[:16]
 
+    def follow(self) -> dict[str, int]:
+        """Take in what lies in the streams that settings name; return how many events of each source.
+
+        What is applied here needs not be applied again from the tables.
+        """
+        names = {name for name, where in self.project.settings.sources.items() if where.stream is not None}
+        sources = [source for source in self.project.plan.sources if source.name in names]
+        if not sources:
+            return {}
+        path = StreamPath([self.project.plan])
+        with self.stores.online.write() as transaction:
+            path.begin(transaction)
+        with self.stores.online.read() as snapshot:
+            path.uncovered(snapshot.getter(DATABASE))
+            applied = {s.name: snapshot.get(CONTROL, applied_key(s.name)) for s in sources}
+        before = {s.name: self._version(s) for s in sources}
+        gatekeeper = Gatekeeper(self.project, self.stores.ledger, self.stores.tables, streaming=True)
+        self._learn_keys(gatekeeper)
+        with (
+            open_project_streams(self.project, self.stores, self.clock) as streams,
+            closing(
+                Feed(self.project, self.stores, streams, self.clock, sources=sources, gatekeeper=gatekeeper, path=path)
+            ) as feed,
+        ):
+            found = feed.drain(lambda done: self.progress.step("take in streams", done, done))
+        gatekeeper.refuse_if_held()
+        with self.stores.online.write() as transaction:
+            for source in sources:
+                if int(applied[source.name] or -1) == before[source.name]:
+                    transaction.put(CONTROL, applied_key(source.name), str(self._version(source)).encode())
+        return found
+
+    def _version(self, source: SourceDefinition) -> int:
+        described = self.stores.tables.describe(reveals_table(source.name))
+        return -1 if described is None else described.version
+
+    def _learn_keys(self, gatekeeper: Gatekeeper) -> None:
+        for source in self.project.plan.sources:
+            if self._version(source) >= 0:
+                gatekeeper.known.learn(RevealBatch(source, self.stores.tables.read(reveals_table(source.name))))
+
     def ingest(self, source: SourceDefinition, place: int, total: int) -> Ingested:
         """Read a source, drop what is known already, validate the rest and append it to its table."""
         self.progress.step("ingest and validate", place, total, source.name)
+        where = self.project.settings.sources.get(source.name)
+        if where is not None and where.path is None and where.stream is not None:
+            nothing = RevealBatch(source, reveal_schema(source).empty_table())
+            return Ingested(source.name, 0, nothing, 0, max(self._version(source), 0))
         gatekeeper = Gatekeeper(self.project, self.stores.ledger, self.stores.tables, streaming=False)
         try:
             found = load(source, self.project.settings, self.project.folder)
@@ -121,16 +172,18 @@ class _Run:
             last = (described.positions.get(f"run/{source.name}") if described else None) or 0
             position = Position(f"run/{source.name}", last + 1)
             self.stores.tables.append(table, verdict.accepted.table, position=position)
-            fresh, quarantined = verdict.accepted, verdict.quarantined.num_rows
+            broken = broken_rows(verdict)
+            fresh, quarantined = verdict.accepted, broken.num_rows
             if quarantined:
-                self.stores.tables.append("quarantine", verdict.quarantined, position=position)
+                self.stores.tables.append("quarantine", broken, position=position)
+        letters = keep_letters(self.stores.tables, source, found.refused, now=int(self.clock.now()))
         after = self.stores.tables.describe(table)
         version = after.version if after is not None else 0
         self.rows.append(
             [
                 "ingest",
                 f"{source.name}: {len(fresh):,} new reveals of {found.rows:,} rows",
-                f"{quarantined} rows quarantined",
+                f"{quarantined} rows quarantined, {letters} dead letters",
             ]
         )
         self.progress.step("ingest and validate", place + 1, total, source.name)

@@ -15,6 +15,7 @@ import numpy as np
 import orjson
 import uvicorn
 from numpy.typing import NDArray
+from prometheus_client.registry import Collector
 
 from headrace.core.errors import ConfigurationError, HeadraceError, Unavailable
 from headrace.core.time import DAY, SECOND, Clock, Instant, SystemClock
@@ -79,6 +80,7 @@ class PipelineService:
         self.left_alone: tuple[float, Unavailable] | None = None
         self.newest = 0  # the moment of the newest read, which may be ahead of this machine's clock
         self.served: Callable[[bytes, int, Answer], None] | None = None
+        self.collectors: list[Collector] = []
         self.follow()
 
     def _refuse_uncovered(self) -> None:
@@ -242,11 +244,12 @@ def serve(
     behind_proxy: bool,
     json: bool,
     beside: Callable[[PipelineService, ExitStack], Callable[[], None]] | None = None,
+    every: float = FOLLOW_SECONDS,
     clock: Clock | None = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; every accepted request is answered before the end.
 
-    `beside` makes what is done every `FOLLOW_SECONDS` beside the server, by default following the ledger's champion.
+    `beside` makes what is done `every` so many seconds beside the server, by default following the ledger's champion.
 
     Raises:
         ConfigurationError: no endpoint, an open address without a proxy, or a port that is taken.
@@ -258,11 +261,9 @@ def serve(
         service = PipelineService(project, stores, ticking)
         app = App(service, limits_of(project))
         tick = service.look_after if beside is None else beside(service, stack)
-        threads = [Repeating("follower", FOLLOW_SECONDS, tick)]
-        if project.settings.serving.log_sync:
-            threads.append(Repeating("log", project.settings.serving.log_sync / SECOND, service.commit))
-        for thread in threads:
-            thread.start()
+        for collector in service.collectors:
+            app.metrics.registry.register(collector)
+        threads = _started(service, every, tick)
         where = f"http://{host}:{listening.getsockname()[1]}"
         _say(project, service, where, json)
         config = uvicorn.Config(
@@ -282,6 +283,16 @@ def serve(
                 thread.join()
             seal(service.log, stores.ledger)
             service.log.close()
+
+
+def _started(service: PipelineService, every: float, tick: Callable[[], None]) -> list[Repeating]:
+    """Start what works beside the server."""
+    threads, log_sync = [Repeating("follower", every, tick)], service.project.settings.serving.log_sync
+    if log_sync:
+        threads.append(Repeating("log", log_sync / SECOND, service.commit))
+    for thread in threads:
+        thread.start()
+    return threads
 
 
 def limits_of(project: Project) -> Limits:

@@ -1,8 +1,8 @@
-"""Ingest: files and events in, reveals out; rows that cannot be revealed are refused with reason, payload, position."""
+"""Ingest: files in, reveals out; rows that cannot be revealed are refused with reason, payload, position."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,16 +14,13 @@ import pyarrow as pa
 
 from headrace.core.errors import DataError
 from headrace.core.location import shown
-from headrace.core.settings import LimitSettings, Settings, SourceSettings
+from headrace.core.settings import Settings
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.jsonlines import LINE
-from headrace.sources.plan import expand, reveal_of, reveal_schema
+from headrace.sources.plan import expand, reveal_schema
 from headrace.sources.readers import Extract, find_files, read_file
 from headrace.sources.record import ARRIVAL, Reveal, RevealBatch
-from headrace.sources.values import EventReader, placing_columns, plain, refusal_schema, unplaced
-from headrace.storage.streams.protocol import Message, Streams
-
-SHOWN_PAYLOAD = 10_000  # characters of an undecodable event that are kept
+from headrace.sources.values import placing_columns, plain, refusal_schema, unplaced
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +29,7 @@ class Load:
 
     `rows` counts both kinds. `observed` tells whether arrivals were observed or assumed from moments and lag. `extra`
     names the data's undeclared columns; `ambiguous` and `nonexistent` count local times without a single instant.
+    `times` are the event times of a stream's events, in the order in which they were read.
     """
 
     batch: RevealBatch
@@ -41,6 +39,7 @@ class Load:
     extra: tuple[str, ...] = ()
     ambiguous: int = 0
     nonexistent: int = 0
+    times: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,59 +98,11 @@ def place(definition: SourceDefinition, extract: Extract, where: str) -> tuple[p
         problems = [_misreading(definition, name, text) for name, text in texts.items()]
         checked = tuple(p for p in placing if p[0] not in texts and LINE not in texts)
         nulls = unplaced(checked, values | texts)
-        refused.append(_refused(f"{where}, row {row + 1}", problems + nulls, _shown(definition, values) | texts))
+        payload = _shown(definition, values) | texts
+        refused.append(
+            _refused(f"{where}, row {row + 1}", problems + nulls, payload) | {"arrival": values.get(ARRIVAL)}
+        )
     return table.filter(pa.array(~bad)), pa.Table.from_pylist(refused, refusal_schema())
-
-
-def load_events(
-    definition: SourceDefinition,
-    messages: Iterable[Message],
-    *,
-    settings: SourceSettings | None = None,
-    limits: LimitSettings | None = None,
-    where: str = "stream",
-) -> Load:
-    """Read JSON events of a stream; they arrived when the log's writer stamped them, whatever they say themselves.
-
-    An event is one object with a row's id and any of its columns. What is no such object is refused, never raised:
-    one bad event must not hold up the good ones.
-    """
-    settings = settings or SourceSettings()
-    reader = EventReader(definition, zone=settings.zone, columns=settings.columns)
-    largest = (limits or LimitSettings()).event_bytes
-    reveals: list[Reveal] = []
-    refused = []
-    rows = 0
-    for message in messages:
-        rows += 1
-        event, problems = _decode(message.data, largest)
-        values: dict[str, Any] = {}
-        if not problems:
-            values, problems = reader.read(event)
-        if problems:
-            payload = event or {"undecodable": message.data[:SHOWN_PAYLOAD].decode("utf-8", "replace")}
-            refused.append(_refused(f"{where}, position {message.position}", problems, payload))
-        else:
-            reveals += reveal_of(definition, values | {ARRIVAL: message.arrival})
-    return Load(batch_of(definition, reveals), pa.Table.from_pylist(refused, refusal_schema()), rows, observed=True)
-
-
-def load_stream(
-    definition: SourceDefinition, streams: Streams, settings: Settings, *, position: int, limit: int = 1_000
-) -> tuple[Load, int]:
-    """Read at most `limit` events of a source's stream from `position` on; return them and the position after them.
-
-    The position belongs into the transaction that applies the events: then none is lost or applied twice.
-
-    Raises:
-        DataError: the position was dropped from the stream.
-        BackendError: the stream cannot be read.
-    """
-    where = settings.sources.get(definition.name, SourceSettings())
-    name = where.stream or definition.name
-    messages = streams.read(name, position, limit)
-    found = load_events(definition, messages, settings=where, limits=settings.limits, where=f"stream {name}")
-    return found, messages[-1].position + 1 if messages else position
 
 
 def batch_of(definition: SourceDefinition, reveals: Sequence[Reveal]) -> RevealBatch:
@@ -182,21 +133,15 @@ def iter_deliveries(batch: RevealBatch, period: int) -> Iterator[Delivery]:
             yield Delivery(begin, begin + period, RevealBatch(batch.source, batch.table.slice(start, end - start)))
 
 
-def _decode(data: bytes, largest: int) -> tuple[dict[str, Any], list[str]]:
-    if len(data) > largest:
-        return {}, [f"{len(data)} bytes, more than [limits] event_bytes = {largest}"]
-    try:
-        event = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        return {}, [f"not JSON: {error}"]
-    if not isinstance(event, dict):
-        return {}, [f"expected an object, got {type(event).__name__}"]
-    return event, []
-
-
-def _refused(position: str, problems: Sequence[str], payload: Mapping[str, Any]) -> dict[str, str]:
-    text = orjson.dumps(payload, default=str).decode()
-    return {"position": position, "reason": "; ".join(problems), "payload": text}
+def _refused(position: str, problems: Sequence[str], payload: Mapping[str, Any]) -> dict[str, Any]:
+    text = orjson.dumps(payload, default=str)
+    return {
+        "position": position,
+        "reason": "; ".join(problems),
+        "payload": text.decode(),
+        "raw": text,
+        "format": "cells",
+    }
 
 
 def _shown(definition: SourceDefinition, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,11 @@ SERVERS: dict[Shape, dict[str, str]] = {
         "rediss": "headrace.storage.keyvalue.redis:tls_redis",
         "dynamodb": "headrace.storage.keyvalue.dynamodb:DynamoKeyValue",
     },
+    "streams": {
+        "kafka": "headrace.storage.streams.kafka:KafkaStreams",
+        "redis": "headrace.storage.streams.redis:RedisStreams",
+        "rediss": "headrace.storage.streams.redis:SecureRedisStreams",
+    },
 }
 EXTRAS: dict[Shape, dict[str, str]] = {
     "tables": {"s3": "s3"},

@@ -43,7 +43,6 @@ def test_a_typo_is_named() -> None:
     ("shape", "url", "extra"),
     [
         ("ledger", "postgresql://u:secret@h/db", "postgres"),
-        ("streams", "kafka://broker", "kafka"),
         ("tables", "s3://bucket", "s3"),
         ("blobs", "s3://bucket", "s3"),
     ],
@@ -79,7 +78,20 @@ except MissingExtra as error:
     assert "secret" not in done.stdout
 
 
-HEAVY = ("redis", "boto3", "sqlalchemy", "alembic", "lmdb", "deltalake", "pyarrow", "numpy")
+@pytest.mark.parametrize(("url", "library"), [("kafka://h:1", "confluent_kafka"), ("redis://:secret@h/0", "redis")])
+def test_a_backend_of_ours_without_its_library_says_so_too(
+    url: str, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = url.partition(":")[0]
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.delitem(sys.modules, f"headrace.storage.streams.{extra}", raising=False)
+    with pytest.raises(MissingExtra) as caught:
+        resolve("streams", url)
+    assert caught.value.next_step == f'pip install "headrace[{extra}]"'
+    assert "secret" not in str(caught.value)
+
+
+HEAVY = ("redis", "boto3", "confluent_kafka", "sqlalchemy", "alembic", "lmdb", "deltalake", "pyarrow", "numpy")
 
 
 @pytest.mark.parametrize(
