@@ -25,11 +25,12 @@ from headrace.features.online import OnlineFeatures
 from headrace.features.plan import DatasetPlan, FeaturePlan, plan_dataset, plan_features
 from headrace.features.record import FeatureVector, TrainingSet
 from headrace.features.stream import DATABASE, StreamPath, moment_of_read
+from headrace.sources.batch import load
 from headrace.sources.casts import cast_cells
 from headrace.sources.definition import SourceDefinition, definition_of
 from headrace.sources.plan import reveal_of
 from headrace.sources.record import ARRIVAL, ROW_ID, RevealBatch
-from headrace.sources.run import batch_of, load
+from headrace.sources.run import batch_of
 from headrace.sources.values import EventReader, arrow_type, plain, typed_value
 from headrace.storage.keyvalue import Get, open_keyvalue
 from headrace.storage.state import StateFolder

@@ -45,8 +45,8 @@ from headrace.serving.core import Core
 from headrace.serving.definition import Endpoint
 from headrace.serving.log import PredictionLog, segments
 from headrace.serving.router import Router
+from headrace.sources.batch import load
 from headrace.sources.record import Reveal, RevealBatch
-from headrace.sources.run import load
 from headrace.storage.keyvalue import Access, Transaction
 from headrace.storage.ledger import Entry, Head
 
