@@ -20,6 +20,7 @@ from headrace.core.identity import content_hash
 from headrace.core.time import Clock, Instant, SystemClock
 from headrace.features.repair import backfill, repair
 from headrace.features.stream import DATABASE, StreamPath
+from headrace.pipelines.data_incidents import DataIncidents
 from headrace.pipelines.gatekeeper import QUARANTINE, Gatekeeper, read_reveals, reveals_table
 from headrace.pipelines.latency import measure_reads
 from headrace.pipelines.learning import Candidate, Footing, learn
@@ -81,7 +82,10 @@ class _Run:
     def go(self) -> View:
         """Do every step that is not done yet."""
         sources = self.project.plan.sources
-        ingested = [self.ingest(source, place, len(sources)) for place, source in enumerate(sources)]
+        incidents, ingested = DataIncidents(self.project, self.stores, self.clock), []
+        for place, source in enumerate(sources):
+            with incidents.watch(source.name):
+                ingested.append(self.ingest(source, place, len(sources)))
         newest = self.materialize(ingested)
         as_of = min(int(self.clock.now()), newest + self.project.plan.mature)
         identity = self.identity(as_of)
