@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from headrace.sources.definition import entity as entity
     from headrace.sources.definition import event_time as event_time
     from headrace.sources.definition import row_id as row_id
+    from headrace.sources.infer import source as source
     from headrace.training.data import TrainingData as TrainingData
     from headrace.training.definition import Params as Params
     from headrace.training.definition import Search as Search
@@ -76,6 +77,7 @@ _HOMES = {
     "rollout.definition": "Rollout canary shadow",
     "serving.definition": "Endpoint threshold",
     "sources.definition": "Source column entity event_time row_id",
+    "sources.infer": "source",
     "training.data": "TrainingData",
     "training.fit": "Fit fit",
     "training.definition": "Params Search by_time train",

@@ -315,7 +315,7 @@ def _read(plan: FeaturePlan, get: Get, row: Sequence[Any], t: int) -> tuple[Any,
 
 
 def _revealed(source: SourceDefinition, events: Sequence[Mapping[str, Any]], location: str) -> RevealBatch:
-    reader, reveals = EventReader(source), []
+    reader, reveals = EventReader(source, columns={c.name: c.name for c in source.columns}), []
     for number, event in enumerate(events):
         values, problems = reader.read(event)
         unknown = [name for name in event if name not in source.by_name and name != ARRIVAL]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from headrace.core.errors import DataError
 from headrace.core.settings import Settings, SourceSettings
 from headrace.sources.definition import SourceDefinition
-from headrace.sources.parts import Mark, Part, columns_by_part, list_parts
+from headrace.sources.parts import Mark, Part, columns_by_part, list_parts, reading_of
 from headrace.sources.plan import expand, reveal_schema
 from headrace.sources.readers import Extract
 from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, RevealBatch
@@ -57,7 +57,7 @@ def iter_loads(
     """
     parts = list_parts(definition, settings, folder, now=now, seen=seen)
     columns = columns_by_part(definition, settings, parts, seen)
-    where = settings.source(definition.name)
+    where = reading_of(definition, settings)
     gathered = _Gathered(definition, where)
     for part, (may_lack, here) in zip(parts, columns, strict=True):
         before = seen.get(part.name)

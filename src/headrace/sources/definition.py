@@ -6,7 +6,7 @@ import inspect
 import sys
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,6 +17,7 @@ from headrace.core.identity import content_hash
 from headrace.core.location import user_frame, user_location
 from headrace.core.time import Instant
 
+MOST_COLUMNS = 62  # a reveal says in the bits of a positive int64 which columns it states
 RESERVED = ("_row_id", "_arrival", "_stated", "_content")  # the columns of reveals, see `sources.record`
 DTYPES: dict[Any, str] = {str: "str", int: "int", float: "float", bool: "bool", Instant: "instant", date: "date"}
 
@@ -94,6 +95,7 @@ class SourceDefinition:
     default_known_at: Expr[Any]
     checks: Any
     location: str
+    held: Any = field(default=None, compare=False, repr=False)  # the rows of an inferred source, see `sources.infer`
 
     @cached_property
     def index(self) -> dict[Column[Any], int]:
@@ -194,7 +196,9 @@ class Source(metaclass=SourceMeta):
     known_at: ClassVar[Any] = None
     checks: ClassVar[Any] = None
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, *, abstract: bool = False) -> None:
+        if abstract:
+            return
         location = user_location()
         columns, composite = _collect(cls, location)
         time = _only(columns, "event_time", cls, location)
@@ -313,7 +317,14 @@ def _only(columns: tuple[Column[Any], ...], role: str, cls: type[Source], locati
 
 
 def _check(definition: SourceDefinition) -> None:
-    """Refuse moments that name other sources, non-instants or circles, and ids that may be null."""
+    """Refuse moments that name other sources, non-instants or circles, ids that may be null, and too many columns."""
+    if len(definition.columns) > MOST_COLUMNS:
+        raise DefinitionError(
+            f"{definition.name} has more columns than a source can have",
+            where=definition.location,
+            got=len(definition.columns),
+            expected=f"at most {MOST_COLUMNS}; undeclared columns of the data are passed over",
+        )
     for c in definition.id_columns:
         if c not in definition.index or c.nullable:
             raise DefinitionError(

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from headrace.core.errors import ConfigurationError
-from headrace.core.settings import Settings, SourceSettings
+from headrace.core.settings import LimitSettings, Settings, SourceSettings
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.deltas import PREFIX, delta_parts, open_delta
 from headrace.sources.files import FilePart
 from headrace.sources.functions import FunctionPart
 from headrace.sources.listing import list_files
 from headrace.sources.queries import QueryPart
-from headrace.sources.readers import Extract, deviations_of, schema_changed
+from headrace.sources.readers import Conformer, Extract, deviations_of, numbered, schema_changed
 from headrace.sources.values import data_names
 
 if TYPE_CHECKING:
@@ -75,7 +75,9 @@ def list_parts(
         ConfigurationError: settings do not say where the rows lie.
         DataError: there are no such files, or they cannot be read.
     """
-    where = settings.source(definition.name)
+    where = reading_of(definition, settings)
+    if definition.held is not None:
+        return [TablePart(definition, where, settings.limits, definition.held.table)]
     where = where.model_copy(update={"s3": where.s3 or settings.s3})
     limits = settings.limits
     if where.function is not None:
@@ -90,6 +92,52 @@ def list_parts(
     return [part for part in found if not _covered(part, seen)]
 
 
+def reading_of(definition: SourceDefinition, settings: Settings) -> SourceSettings:
+    """Return where a source's rows lie and how to read them; an inferred source brings its own.
+
+    Raises:
+        ConfigurationError: settings do not say.
+    """
+    if definition.held is not None:
+        return SourceSettings(zone=definition.held.zone)
+    return settings.source(definition.name)
+
+
+@dataclass(frozen=True)
+class TablePart:
+    """Read the rows that an inferred source holds."""
+
+    definition: SourceDefinition
+    settings: SourceSettings
+    limits: LimitSettings
+    table: Any
+    name: str = "table"
+    mark: str = ""
+
+    @property
+    def where(self) -> str:
+        """Return what messages name."""
+        return f"the table of {self.definition.name}"
+
+    @property
+    def header(self) -> list[str]:
+        """Return the names of the table's columns."""
+        return list(self.table.column_names)
+
+    def extracts(self, absent_ok: Collection[str] = ()) -> Iterator[Extract]:
+        """Yield the table's rows.
+
+        Raises:
+            DataError: it has timestamps without a zone.
+        """
+        conformer = Conformer(self.definition, self.settings, self.header, self.where, absent_ok=absent_ok)
+        numbers, wanted = numbered(), self.table.select(conformer.names)
+        for start in range(0, self.table.num_rows, self.limits.read_rows):
+            piece = wanted.slice(start, self.limits.read_rows)
+            yield conformer.table(piece, numbers(piece.num_rows))
+        conformer.finish()
+
+
 def columns_by_part(
     definition: SourceDefinition, settings: Settings, parts: Sequence[Part], seen: Mapping[str, Mark]
 ) -> list[tuple[frozenset[str], tuple[str, ...]]]:
@@ -100,7 +148,7 @@ def columns_by_part(
     Raises:
         SchemaChanged: a column was removed, or no part has it.
     """
-    where = settings.source(definition.name)
+    where = reading_of(definition, settings)
     names = data_names(definition, where.columns)
     optional = {c.name: name for c, name in names.items() if c.nullable}
     had = {name for mark in seen.values() for name in mark.columns}
