@@ -210,6 +210,12 @@ class GroupDefinition:
     description: str
     location: str
 
+    @property
+    def spoken(self) -> list[Expr[Any]]:
+        """Return what the group names of its source."""
+        parts = [e for f in self.features for e in (f.aggregate.value, f.aggregate.where, *f.columns)]
+        return [*self.entity, *(e for e in parts if e is not None)]
+
 
 @dataclass(frozen=True, eq=False)
 class Bound:

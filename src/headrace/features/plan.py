@@ -147,7 +147,9 @@ def plan_group(group: type[FeatureGroup]) -> GroupPlan:
     """
     definition = group.__definition__
     source = definition_of(definition.source)
-    digest = content_hash([_describe(definition), source.hash, KERNEL_VERSION, package_version("tzdata")])
+    digest = content_hash(
+        [_describe(definition), source.meaning(definition.spoken), KERNEL_VERSION, package_version("tzdata")]
+    )
     return GroupPlan(definition, digest, tuple(_lanes(definition, source, bytes.fromhex(digest[:16]))))
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 
 from headrace.core.errors import DataError
 from headrace.pipelines.project import Project
-from headrace.sources.definition import SourceDefinition
+from headrace.pipelines.reveals import append_reveals
 from headrace.sources.record import RevealBatch
 from headrace.storage.ledger import Entry, Ledger
 from headrace.storage.tables import Tables
@@ -18,11 +18,6 @@ from headrace.validation.record import Verdict
 from headrace.validation.run import KnownKeys, Validator, referred_columns
 
 QUARANTINE = "quarantine"
-
-
-def reveals_table(source: str) -> str:
-    """Return the name of the table that holds a source's accepted reveals."""
-    return f"reveals_{source.lower()}"
 
 
 class Gatekeeper:
@@ -76,7 +71,7 @@ class Gatekeeper:
         """Append what a verdict accepted to the source's table and what it refused to the quarantine, once."""
         position = Position(f"{application}/{verdict.source}", number)
         if len(verdict.accepted):
-            self.tables.append(reveals_table(verdict.source), verdict.accepted.table, position=position)
+            append_reveals(self.tables, verdict.accepted.source, verdict.accepted.table, position)
         if verdict.quarantined.num_rows:
             self.tables.append(QUARANTINE, verdict.quarantined, position=position)
 
@@ -98,12 +93,3 @@ class Gatekeeper:
         """Return the state as plain JSON."""
         validators = {name: v.dump() for name, v in self.validators.items()}
         return {"validators": validators, "known": self.known.dump(), "held": dict(self.held)}
-
-
-def read_reveals(tables: Tables, sources: Sequence[SourceDefinition]) -> dict[str, pa.Table]:
-    """Return every source's accepted reveals.
-
-    Raises:
-        DataError: a source has none yet.
-    """
-    return {s.name: tables.read(reveals_table(s.name)) for s in sources}

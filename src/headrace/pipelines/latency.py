@@ -10,8 +10,8 @@ import numpy as np
 from headrace.core.errors import DataError
 from headrace.features.online import OnlineFeatures
 from headrace.features.stream import DATABASE, StreamPath
-from headrace.pipelines.gatekeeper import reveals_table
 from headrace.pipelines.project import Project
+from headrace.pipelines.reveals import read_source
 from headrace.pipelines.stores import Stores
 from headrace.serving.record import MODELLED
 
@@ -69,7 +69,7 @@ def measure_reads(project: Project, stores: Stores) -> Mapping[str, float]:
         DataError: nothing was ingested yet.
     """
     reader = OnlineFeatures(project.plan)
-    table = stores.tables.read(reveals_table(project.plan.rows.name)).slice(0, TIMED_ROWS)
+    table = read_source(stores.tables, project.plan.rows).slice(0, TIMED_ROWS)
     rows = list(zip(*(table[c.name].to_pylist() for c in project.plan.rows.columns), strict=True))
     spent = []
     with stores.online.read() as snapshot:

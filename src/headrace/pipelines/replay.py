@@ -31,11 +31,12 @@ from headrace.monitoring.plan import MonitoringState
 from headrace.monitoring.run import Monitoring
 from headrace.pipelines.control import MODELLED_TRAINING, ControlLoop, ControlState
 from headrace.pipelines.faults import Fault, retyped, spoil
-from headrace.pipelines.gatekeeper import Gatekeeper, read_reveals
+from headrace.pipelines.gatekeeper import Gatekeeper
 from headrace.pipelines.latency import ModelledStopwatch
 from headrace.pipelines.learning import Footing
 from headrace.pipelines.once import OnceLedger, without_measured
 from headrace.pipelines.project import Project
+from headrace.pipelines.reveals import read_reveals
 from headrace.pipelines.sealing import seal, window_of
 from headrace.pipelines.stores import CONTROL, Stores, open_stores, state_path
 from headrace.pipelines.view import Progress

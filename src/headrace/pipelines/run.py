@@ -21,12 +21,13 @@ from headrace.core.time import Clock, Instant, SystemClock
 from headrace.features.repair import backfill, repair
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.pipelines.data_incidents import DataIncidents
-from headrace.pipelines.gatekeeper import QUARANTINE, Gatekeeper, read_reveals, reveals_table
+from headrace.pipelines.gatekeeper import QUARANTINE, Gatekeeper
 from headrace.pipelines.latency import measure_reads
 from headrace.pipelines.learning import Candidate, Footing, learn
 from headrace.pipelines.loads import LoadBook
 from headrace.pipelines.pinned import reads
 from headrace.pipelines.project import Project
+from headrace.pipelines.reveals import append_reveals, ensure_grown, read_reveals, read_source, reveals_table
 from headrace.pipelines.stores import CONTROL, Stores, applied_key, open_stores
 from headrace.pipelines.view import Progress, Table, View
 from headrace.registry.run import Registry
@@ -109,6 +110,7 @@ class _Run:
         table = reveals_table(source.name)
         described = self.stores.tables.describe(table)
         done = Ingested(source.name, None if described is None else described.version)
+        ensure_grown(self.stores.tables, source)
         book = LoadBook(self.stores.tables, source.name, table)
         self.learn_known(gatekeeper)
         try:
@@ -132,7 +134,7 @@ class _Run:
         tables = self.stores.tables
         for source in self.project.plan.sources:
             names = [c.name for c in gatekeeper.known.columns if c in source.index]
-            if names and tables.describe(reveals_table(source.name)) is not None:
+            if names and set(names) <= {*ensure_grown(tables, source)}:
                 gatekeeper.known.learn(RevealBatch(source, tables.read(reveals_table(source.name), columns=names)))
 
     def accept(
@@ -155,7 +157,7 @@ class _Run:
             quarantined = self.quarantine(verdict.quarantined)
         position = book.cover(marks, rows=len(fresh) > 0, at=now)
         if len(fresh):
-            self.stores.tables.append(table, fresh.table, position=position)
+            append_reveals(self.stores.tables, source, fresh.table, position)
         done.rows, done.reveals = done.rows + found.rows, done.reveals + len(fresh)
         done.quarantined, done.ahead = done.quarantined + quarantined, done.ahead + ahead
         self.hold(done, fresh.table)
@@ -197,6 +199,7 @@ class _Run:
         """
         path, batches = StreamPath([self.project.plan]), []
         with self.stores.online.write() as transaction:
+            path.grow(transaction)
             path.begin(transaction)
         with self.stores.online.read() as snapshot:
             missing = path.uncovered(snapshot.getter(DATABASE))
@@ -209,7 +212,7 @@ class _Run:
             source = next(s for s in self.project.plan.sources if s.name == part.source)
             table = part.fresh if behind == part.before else None
             if table is None:
-                table = self.stores.tables.read(reveals_table(part.source))
+                table = read_source(self.stores.tables, source)
             batches.append((part, RevealBatch(source, table.sort_by(ARRIVAL))))
         total, done, newest = sum(len(b) for _, b in batches), 0, self._newest(path)
         for part, batch in batches:

@@ -205,7 +205,8 @@ class _Chosen:
                 expected="timestamps without a null",
                 next_step='cast the column to timestamps, or name it: event_time="…"',
             )
-        return [*named, *exact, *instants][0]
+        found: str = [*named, *exact, *instants][0]
+        return found
 
     def row_id(self, time: str) -> tuple[str, ...]:
         """Return the columns that name a row: one, or two together."""
