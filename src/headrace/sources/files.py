@@ -151,12 +151,10 @@ class FilePart:
     def _json_header(self) -> list[str]:
         """Return every name that some line has, in the order in which they come first."""
         names: dict[str, None] = {}
-        rows = 0
         with self._text() as stream:
             for lines in iter_json_lines(stream, bytes_at_a_time=self.limits.read_bytes):
-                rows += len(lines.rows)
                 names.update(dict.fromkeys(name for row in lines.rows for name in row))
-        if not rows:  # nothing tells the columns of an empty file
+        if not names:  # nothing tells the columns of a file without a row; broken lines are refused one by one
             return list(data_names(self.definition, self.settings.columns).values())
         return list(names)
 
@@ -237,7 +235,7 @@ class _Ragged:
                 taken.append(at)
         self.last = at
         passed = {n: row for n, row in wrong.items() if n < at or at_end}
-        self.found = [row for row in self.found if row.number - 1 not in passed]
+        self.found[:] = [row for row in self.found if row.number - 1 not in passed]
         why = "{} cells, where the header has {}"
         told = {
             n: (why.format(row.actual_columns, row.expected_columns), row.text[:SHOWN_LINE])
