@@ -15,7 +15,7 @@ import typer
 from headrace.cli.main import app
 from headrace.cli.template import write_project
 from headrace.core.errors import LeakageError
-from headrace.core.settings import Settings, Table
+from headrace.core.settings import Settings, SourceSettings, Table
 from headrace.features.plan import plan_dataset
 from headrace.pipelines.project import import_file, load_project
 from headrace.pipelines.run import run
@@ -27,6 +27,7 @@ PAGES = [
     "docs/tutorial.md",
     "docs/notebook.md",
     "docs/settings.md",
+    "docs/sources.md",
     "CONTRIBUTING.md",
     "docs/decisions/README.md",
 ]
@@ -99,6 +100,18 @@ def test_the_notebook_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest
     found = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=report.append)
     assert found.attempted > 12
     assert found.failed == 0, "".join(report)
+
+
+def test_the_page_of_sources_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs/sources.md").read_text()
+    test = doctest.DocTestParser().get_doctest(page, {"__name__": "page"}, "docs/sources.md", None, 0)
+    report: list[str] = []
+    found = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=report.append)
+    assert found.attempted > 20
+    assert found.failed == 0, "".join(report)
+    for name in SourceSettings.model_fields:
+        assert f"`{name}`" in page or f"{name} = " in page or name in ("stream", "s3"), name
 
 
 def test_every_setting_is_on_the_settings_page_with_its_meaning() -> None:

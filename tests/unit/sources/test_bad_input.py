@@ -147,7 +147,9 @@ def test_integers_past_2_53_are_exact_or_refused(tmp_path: Path, kind: str) -> N
         with pytest.raises(SchemaChanged, match=r"Rows\.count was retyped"):
             reading(tmp_path, "rows.parquet")
         return
-    found = reading(tmp_path, write(tmp_path, kind, [row("a", size=odd), row("b", size=2**53, count=1), row("c", count=2**63)]))
+    found = reading(
+        tmp_path, write(tmp_path, kind, [row("a", size=odd), row("b", size=2**53, count=1), row("c", count=2**63)])
+    )
     assert keys(found) == ["b"]
     assert found.refused.num_rows == 2
 
