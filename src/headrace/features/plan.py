@@ -147,19 +147,17 @@ def plan_group(group: type[FeatureGroup]) -> GroupPlan:
     """
     definition = group.__definition__
     source = definition_of(definition.source)
-    digest = content_hash(
-        [_describe(definition), source.meaning(definition.spoken), KERNEL_VERSION, package_version("tzdata")]
-    )
+    digest = content_hash([_describe(definition, source), KERNEL_VERSION, package_version("tzdata")])
     return GroupPlan(definition, digest, tuple(_lanes(definition, source, bytes.fromhex(digest[:16]))))
 
 
-def _describe(definition: GroupDefinition) -> list[Any]:
+def _describe(definition: GroupDefinition, source: SourceDefinition) -> list[Any]:
     features = [
         [f.name, f.aggregate.kind, str(f.aggregate.value), str(f.aggregate.where), f.aggregate.parameter]
         + [list(f.windows), [c.name for c in f.columns], f.max_age, f.fill]
         for f in definition.features
     ]
-    return [definition.name, [c.name for c in definition.entity], features]
+    return [definition.name, [c.name for c in definition.entity], features, source.meaning(definition.spoken)]
 
 
 @dataclass

@@ -81,6 +81,7 @@ class DuckDbConnection:
         self.connection = connection
         for statement in (
             "SET enable_external_access = false",
+            "SET python_enable_replacements = false",
             "SET TimeZone = 'UTC'",
             "SET lock_configuration = true",
         ):

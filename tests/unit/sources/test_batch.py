@@ -269,6 +269,7 @@ def test_rows_without_a_cursor_value_are_read_every_time(tmp_path: Path) -> None
         ("SELECT 1; DROP TABLE orders", ConfigurationError),
         ("SELECT * FROM read_csv('/etc/passwd')", DataError),
         ("SELECT * FROM nowhere", DataError),
+        ("SELECT * FROM settings", DataError),  # no variable of ours is a table
         ("WITH x AS (SELECT 1) INSERT INTO orders SELECT 1", DataError),
     ],
 )
