@@ -136,7 +136,7 @@ class SourceDefinition:
 
     def meaning(self, read: Iterable[Expr[Any]]) -> list[Any]:
         """Return what expressions read of the source, for hashes: a column that none reads may come or change."""
-        named = {self.time, *(c for expr in read for c in columns_of(expr))}
+        named = {self.time, *(c for expr in read for c in columns_of(expr) if c in self.index)}
         told = named | {c for column in named for c, _ in self.moments[column].terms}
         columns = [describe(c) | {"known": str(self.moments[c])} for c in self.columns if c in told]
         return [self.name, [c.name for c in self.id_columns], columns]
