@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from headrace.sources.definition import row_id as row_id
     from headrace.sources.definition import valid_from as valid_from
     from headrace.sources.definition import valid_to as valid_to
+    from headrace.sources.infer import source as source
     from headrace.training.data import TrainingData as TrainingData
     from headrace.training.definition import Params as Params
     from headrace.training.definition import Search as Search
@@ -96,6 +97,7 @@ _HOMES = {
     "pipelines.definition": "Pipeline",
     "rollout.definition": "Rollout canary shadow",
     "serving.definition": "Endpoint threshold",
+    "sources.infer": "source",
     "training.data": "TrainingData",
     "training.fit": "Fit fit",
     "training.definition": "Params Search by_time train",

@@ -17,7 +17,7 @@ from headrace.cli.main import app
 from headrace.cli.template import write_project
 from headrace.core.errors import LeakageError
 from headrace.core.expressions import OPERATORS
-from headrace.core.settings import Settings, Table, load_settings
+from headrace.core.settings import Settings, SourceSettings, Table, load_settings
 from headrace.features.plan import plan_dataset
 from headrace.pipelines.project import import_file, load_project
 from headrace.pipelines.run import run
@@ -33,6 +33,7 @@ PAGES = [
     "docs/settings.md",
     "docs/stores.md",
     "docs/streams.md",
+    "docs/sources.md",
     "CONTRIBUTING.md",
     "docs/decisions/README.md",
 ]
@@ -153,6 +154,18 @@ def test_every_metric_of_streams_is_on_their_page(tmp_path: Path) -> None:
     assert len(names) == 6
     for name in names:
         assert name in page
+
+
+def test_the_page_of_sources_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs/sources.md").read_text()
+    test = doctest.DocTestParser().get_doctest(page, {"__name__": "page"}, "docs/sources.md", None, 0)
+    report: list[str] = []
+    found = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=report.append)
+    assert found.attempted > 20
+    assert found.failed == 0, "".join(report)
+    for name in SourceSettings.model_fields:
+        assert f"`{name}`" in page or f"{name} = " in page or name in ("stream", "codec", "schemas", "lateness", "s3"), name
 
 
 def test_every_setting_is_on_the_settings_page_with_its_meaning() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from headrace.core.errors import ConfigurationError, UsageError
+from headrace.core.errors import SchemaConflict, UsageError
 from headrace.core.time import HOUR, Instant, VirtualClock
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.pipelines.dead_letters import drop_letters, keep_letters, list_letters, replay_letters, show_letter
@@ -22,7 +22,7 @@ from headrace.pipelines.gatekeeper import Gatekeeper
 from headrace.pipelines.plan import describe_plan
 from headrace.pipelines.project import Project, load_project
 from headrace.pipelines.stores import Stores, open_stores
-from headrace.sources.run import load
+from headrace.sources.batch import load
 
 FILE = Path(__file__).parents[1] / "faults" / "orders.py"
 NOON = Instant.parse("2026-01-01T12:00:00Z")
@@ -158,7 +158,7 @@ def test_letters_are_not_ingested_into_rows_of_other_columns(folder: Path) -> No
     (folder / "orders.py").write_text(changed)
     project = load_project("orders:pipeline", folder=folder)
     before = state_of(project)
-    with pytest.raises(ConfigurationError, match="stored with other columns"):
+    with pytest.raises(SchemaConflict, match="was stored otherwise than it is declared now"):
         replay_letters(project, None, [], state=None, clock=later())
     assert state_of(project) == before
 

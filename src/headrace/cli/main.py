@@ -59,9 +59,19 @@ def root(version: Annotated[bool, typer.Option("--version", callback=_version, i
 @app.command()
 def new(
     folder: Annotated[str, typer.Argument(help="The folder to write; it must not exist or be empty.")],
+    data: Annotated[
+        str | None, typer.Option("--from", help="A Parquet, CSV or JSON Lines file of your own to begin with.")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="The column of that file to predict; guessed unless said.")] = None,
+    zone: Annotated[str | None, typer.Option(help="The zone of its timestamps that carry none.")] = None,
     json: Json = False,
 ) -> None:
-    """Write a small project that runs: a file, its settings and generated data."""
+    """Write a small project that runs: a file, its settings and generated data, or one around your own data."""
+    if data is not None:
+        from headrace.cli.from_data import write_project_from
+
+        Output(json).show(write_project_from(folder, data, label=label, zone=zone))
+        return
     from headrace.cli.template import write_project
 
     Output(json).show(write_project(folder))

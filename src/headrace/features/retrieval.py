@@ -28,11 +28,12 @@ from headrace.features.plan import DatasetPlan, FeaturePlan, plan_dataset, plan_
 from headrace.features.record import FeatureVector, TrainingSet
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.features.training_set import MaturedRows, as_training_set, facts_of, matured_rows
+from headrace.sources.batch import load
 from headrace.sources.casts import cast_cells
 from headrace.sources.definition import SourceDefinition, definition_of
 from headrace.sources.plan import reveal_of
 from headrace.sources.record import ARRIVAL, ROW_ID, RevealBatch
-from headrace.sources.run import batch_of, load
+from headrace.sources.run import batch_of
 from headrace.sources.values import EventReader, arrow_type, plain, typed_value
 from headrace.storage.keyvalue import Get, open_keyvalue
 from headrace.storage.state import StateFolder
@@ -323,7 +324,7 @@ def _read(plan: FeaturePlan, get: Get, row: Sequence[Any], t: int) -> tuple[Any,
 
 
 def _revealed(source: SourceDefinition, events: Sequence[Mapping[str, Any]], location: str) -> RevealBatch:
-    reader, reveals = EventReader(source), []
+    reader, reveals = EventReader(source, columns={c.name: c.name for c in source.columns}), []
     for number, event in enumerate(events):
         values, problems = reader.read(event)
         unknown = [name for name in event if name not in source.by_name and name != ARRIVAL]

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from headrace.core.errors import ConfigurationError, DataError
+from headrace.core.errors import DataError
 from headrace.core.identity import row_hash, text_id
 from headrace.core.time import DAY, Instant
 from headrace.features.aggregates import FOR_EVER
 from headrace.features.events import EventMaker, LaneEvent, text_key
 from headrace.features.lane_plan import GRACE, GroupPlan
+from headrace.features.layout import layout_of, refuse_other_layout, rewrite_rows
 from headrace.features.plan import FeaturePlan
 from headrace.features.rows import ABSENT, RowCodec, StoredRow
 from headrace.features.windows import OnlineLane
@@ -50,7 +51,7 @@ class SourceState:
 
     def __init__(self, definition: SourceDefinition, groups: Sequence[GroupPlan]) -> None:
         self.definition = definition
-        self.codec = RowCodec(definition)
+        self.codec = RowCodec(definition.name, [c.dtype for c in definition.columns])
         self.prefix = b"R" + definition.name.encode() + b"\0"
         self.writers = [
             _LaneWriter(EventMaker(lane)) for group in groups for lane in group.lanes if lane.source is definition
@@ -176,15 +177,23 @@ class StreamPath:
         """
         for name, state in self.sources.items():
             held = get(SOURCE + name.encode())
-            if held is not None and held.decode() != state.definition.hash:
-                raise ConfigurationError(
-                    f"{name} was stored with other columns than it declares now",
-                    where=state.definition.location,
-                    got=f"columns of version {held.decode()[:12]}",
-                    expected=f"version {state.definition.hash[:12]}",
-                    next_step="take the change back, or begin a new state folder: headrace run … --state NEW",
-                )
+            if held is not None:
+                refuse_other_layout(state.definition, held, grows=False)
         return [group for group in self.groups if get(COVERED + bytes.fromhex(group.hash)) is None]
+
+    def grow(self, transaction: Transaction) -> None:
+        """Bring the rows of sources whose class gained columns into its new layout.
+
+        Raises:
+            ConfigurationError: a class changed otherwise than by new nullable columns.
+        """
+        get = transaction.access(DATABASE).get
+        for name, state in self.sources.items():
+            held, now = get(SOURCE + name.encode()), layout_of(state.definition)
+            if held is not None and held != now:
+                refuse_other_layout(state.definition, held, grows=True)
+                rewrite_rows(transaction, DATABASE, state.prefix, state.definition, held)
+                transaction.put(DATABASE, SOURCE + name.encode(), now)
 
     def begin(self, transaction: Transaction) -> None:
         """Note, before anything is applied, what will not be whole afterwards: every group that this path leaves out."""
@@ -200,7 +209,7 @@ class StreamPath:
         for group in self.groups:
             transaction.put(DATABASE, COVERED + bytes.fromhex(group.hash), b"")
         for name, state in self.sources.items():
-            transaction.put(DATABASE, SOURCE + name.encode(), state.definition.hash.encode())
+            transaction.put(DATABASE, SOURCE + name.encode(), layout_of(state.definition))
 
     def apply(self, store: Access, source: str, reveal: Reveal) -> bool:
         """Apply one reveal; return False if it changed nothing. Sources that no feature reads are passed over."""

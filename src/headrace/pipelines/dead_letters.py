@@ -16,8 +16,9 @@ from headrace.core.failpoints import reach
 from headrace.core.settings import SourceSettings
 from headrace.core.time import Clock, Instant, SystemClock
 from headrace.features.stream import DATABASE, StreamPath
-from headrace.pipelines.gatekeeper import QUARANTINE, Gatekeeper, broken_rows, reveals_table
+from headrace.pipelines.gatekeeper import QUARANTINE, Gatekeeper, broken_rows
 from headrace.pipelines.project import Project
+from headrace.pipelines.reveals import append_reveals, read_source, reveals_table
 from headrace.pipelines.stores import CONTROL, Stores, applied_key, open_stores
 from headrace.pipelines.view import Table, View
 from headrace.sources.casts import NaiveTimestamps, cast_text
@@ -177,7 +178,10 @@ class _Replay:
             self._learn_keys(gatekeeper)
             verdict = gatekeeper.judge(batch, now=int(self.clock.now()), where="dead letters")
             verdict.raise_if_stopped()
-            quarantined = self._keep(QUARANTINE, broken_rows(verdict), ["source", "row_id", "arrival", "payload"])
+            broken = self._unknown(QUARANTINE, broken_rows(verdict), ["source", "row_id", "arrival", "payload"])
+            quarantined = broken.num_rows
+            if quarantined:
+                self.stores.tables.append(QUARANTINE, broken)
             self._ingest(verdict.accepted)
         if read:
             body = {"letters": len(read), "ids": [row["id"] for row in read[:SHOWN]], "left": left.total()}
@@ -248,7 +252,7 @@ class _Replay:
     def _learn_keys(self, gatekeeper: Gatekeeper) -> None:
         for source in self.project.plan.sources:
             if self.stores.tables.describe(reveals_table(source.name)) is not None:
-                gatekeeper.known.learn(RevealBatch(source, self.stores.tables.read(reveals_table(source.name))))
+                gatekeeper.known.learn(RevealBatch(source, read_source(self.stores.tables, source)))
 
     def _ingest(self, batch: RevealBatch) -> None:
         """Put reveals into table and online state; what is there already changes nothing."""
@@ -256,7 +260,9 @@ class _Replay:
         before = self._version()
         with self.stores.online.read() as snapshot:
             path.uncovered(snapshot.getter(DATABASE))
-        self._keep(reveals_table(self.source.name), batch.table, [ROW_ID, ARRIVAL, CONTENT])
+        fresh = self._unknown(reveals_table(self.source.name), batch.table, [ROW_ID, ARRIVAL, CONTENT])
+        if fresh.num_rows:
+            append_reveals(self.stores.tables, self.source, fresh)
         reach("letters.revealed")
         with self.stores.online.write() as transaction:
             access = transaction.access(DATABASE)
@@ -275,15 +281,13 @@ class _Replay:
         described = self.stores.tables.describe(reveals_table(self.source.name))
         return -1 if described is None else described.version
 
-    def _keep(self, table: str, rows: pa.Table, keys: list[str]) -> int:
-        """Append the rows that a table does not have yet, told by some columns; return how many."""
+    def _unknown(self, table: str, rows: pa.Table, keys: list[str]) -> pa.Table:
+        """Return the rows that a table does not have yet, told by some columns."""
         if rows.num_rows and self.stores.tables.describe(table) is not None:
             known = self.stores.tables.read(table, columns=keys)
             marked = rows.append_column("_place", pa.array(range(rows.num_rows), pa.int64()))
             rows = rows.take(marked.join(known, keys=keys, join_type="left anti")["_place"])
-        if rows.num_rows:
-            self.stores.tables.append(table, rows)
-        return int(rows.num_rows)
+        return rows
 
 
 def _chosen(project: Project, stores: Stores, source: str | None, ids: Iterable[str]) -> list[SourceDefinition]:

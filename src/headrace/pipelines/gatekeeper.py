@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from headrace.core.errors import DataError
 from headrace.pipelines.project import Project
-from headrace.sources.definition import SourceDefinition
+from headrace.pipelines.reveals import append_reveals
 from headrace.sources.record import ARRIVAL, ROW_ID, STATED, RevealBatch
 from headrace.sources.values import plain
 from headrace.storage.ledger import Entry, Ledger
@@ -20,11 +20,6 @@ from headrace.validation.record import Verdict, quarantine_schema
 from headrace.validation.run import KnownKeys, Validator, referred_columns
 
 QUARANTINE = "quarantine"
-
-
-def reveals_table(source: str) -> str:
-    """Return the name of the table that holds a source's accepted reveals."""
-    return f"reveals_{source.lower()}"
 
 
 def broken_rows(verdict: Verdict) -> pa.Table:
@@ -103,7 +98,7 @@ class Gatekeeper:
         """
         position = Position(f"{application}/{verdict.source}", number)
         if len(verdict.accepted):
-            self.tables.append(reveals_table(verdict.source), verdict.accepted.table, position=position)
+            append_reveals(self.tables, verdict.accepted.source, verdict.accepted.table, position)
         broken = pa.concat_tables([broken_rows(verdict), *([] if stopped is None else [stopped])])
         if broken.num_rows:
             self.tables.append(QUARANTINE, broken, position=position)
@@ -126,12 +121,3 @@ class Gatekeeper:
         """Return the state as plain JSON."""
         validators = {name: v.dump() for name, v in self.validators.items()}
         return {"validators": validators, "known": self.known.dump(), "held": dict(self.held)}
-
-
-def read_reveals(tables: Tables, sources: Sequence[SourceDefinition]) -> dict[str, pa.Table]:
-    """Return every source's accepted reveals.
-
-    Raises:
-        DataError: a source has none yet.
-    """
-    return {s.name: tables.read(reveals_table(s.name)) for s in sources}

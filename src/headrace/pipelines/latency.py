@@ -11,8 +11,8 @@ from headrace.core.errors import DataError
 from headrace.features.moment import open_read
 from headrace.features.online import OnlineFeatures
 from headrace.features.stream import DATABASE, StreamPath
-from headrace.pipelines.gatekeeper import reveals_table
 from headrace.pipelines.project import Project
+from headrace.pipelines.reveals import read_source
 from headrace.pipelines.stores import Stores
 from headrace.serving.record import MODELLED
 
@@ -71,7 +71,7 @@ def measure_reads(project: Project, stores: Stores) -> Mapping[str, float]:
     """
     plan = project.plan
     source = plan.rows if plan.grid is None else plan.grid.source
-    table = stores.tables.read(reveals_table(source.name)).slice(0, TIMED_ROWS)
+    table = read_source(stores.tables, source).slice(0, TIMED_ROWS)
     absent = [None] * table.num_rows
     columns = [table[c.name].to_pylist() if c.name in table.column_names else absent for c in plan.row]
     rows = list(zip(*columns, strict=True))

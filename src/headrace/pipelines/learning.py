@@ -18,8 +18,8 @@ from headrace.features.record import TrainingSet
 from headrace.features.training_set import training_set
 from headrace.models.servable import Servable
 from headrace.monitoring.drift import DriftWatch, reference_profiles, training_history
-from headrace.pipelines.gatekeeper import read_reveals
 from headrace.pipelines.project import Project
+from headrace.pipelines.reveals import read_reveals
 from headrace.registry.record import Version
 from headrace.registry.run import Registry
 from headrace.storage.ledger import Entry, Ledger

@@ -6,9 +6,9 @@ import getpass
 
 from headrace.core.time import SystemClock
 from headrace.features.stream import DATABASE, StreamPath
-from headrace.pipelines.gatekeeper import read_reveals, reveals_table
 from headrace.pipelines.pinned import refuse_other_features
 from headrace.pipelines.project import Project
+from headrace.pipelines.reveals import read_reveals, reveals_table
 from headrace.pipelines.stores import CONTROL, applied_key, open_registry, open_stores
 from headrace.pipelines.view import Progress, View
 from headrace.sources.record import ARRIVAL, RevealBatch

@@ -31,11 +31,12 @@ from headrace.monitoring.plan import MonitoringState
 from headrace.monitoring.run import Monitoring
 from headrace.pipelines.control import MODELLED_TRAINING, ControlLoop, ControlState
 from headrace.pipelines.faults import Fault, retyped, spoil
-from headrace.pipelines.gatekeeper import Gatekeeper, read_reveals
+from headrace.pipelines.gatekeeper import Gatekeeper
 from headrace.pipelines.latency import ModelledStopwatch
 from headrace.pipelines.learning import Footing
 from headrace.pipelines.once import OnceLedger, without_measured
 from headrace.pipelines.project import Project
+from headrace.pipelines.reveals import read_reveals
 from headrace.pipelines.sealing import seal, window_of
 from headrace.pipelines.stores import CONTROL, Stores, open_stores, state_path
 from headrace.pipelines.view import Progress
@@ -45,8 +46,8 @@ from headrace.serving.core import Core
 from headrace.serving.definition import Endpoint
 from headrace.serving.log import PredictionLog, segments
 from headrace.serving.router import Router
+from headrace.sources.batch import load
 from headrace.sources.record import Reveal, RevealBatch
-from headrace.sources.run import load
 from headrace.storage.keyvalue import Access, Transaction
 from headrace.storage.ledger import Entry, Head
 

@@ -25,9 +25,10 @@ from headrace.monitoring.run import Monitoring
 from headrace.pipelines.control import ControlLoop, ControlState
 from headrace.pipelines.feed import Feed, open_project_streams
 from headrace.pipelines.feed_metrics import FeedCollector
-from headrace.pipelines.gatekeeper import Gatekeeper, read_reveals
+from headrace.pipelines.gatekeeper import Gatekeeper
 from headrace.pipelines.learning import Footing, load_profile
 from headrace.pipelines.project import Project
+from headrace.pipelines.reveals import read_reveals
 from headrace.pipelines.serve import FOLLOW_SECONDS, PipelineService, serve
 from headrace.pipelines.stores import CONTROL
 from headrace.serving.log import read_segment, segments

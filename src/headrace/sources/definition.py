@@ -6,7 +6,7 @@ import inspect
 import sys
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -17,6 +17,7 @@ from headrace.core.identity import content_hash
 from headrace.core.location import user_frame, user_location
 from headrace.core.time import Instant, duration, zone_of
 
+MOST_COLUMNS = 62  # a reveal says in the bits of a positive int64 which columns it states
 RESERVED = ("_row_id", "_arrival", "_stated", "_content")  # the columns of reveals, see `sources.record`
 History = Literal["scd2", "snapshots"]
 DTYPES: dict[Any, str] = {str: "str", int: "int", float: "float", bool: "bool", Instant: "instant", date: "date"}
@@ -121,6 +122,7 @@ class SourceDefinition:
     checks: Any
     location: str
     history: History | None = None
+    held: Any = field(default=None, compare=False, repr=False)  # the rows of an inferred source, see `sources.infer`
 
     @cached_property
     def index(self) -> dict[Column[Any], int]:
@@ -164,6 +166,13 @@ class SourceDefinition:
     def hash(self) -> str:
         """Return the content hash of the source's schema and moments."""
         return content_hash([self.name, [describe(c) | {"known": str(self.moments[c])} for c in self.columns]])
+
+    def meaning(self, read: Iterable[Expr[Any]]) -> list[Any]:
+        """Return what expressions read of the source, for hashes: a column that none reads may come or change."""
+        named = {self.time, *(c for expr in read for c in columns_of(expr) if c in self.index)}
+        told = named | {c for column in named for c, _ in self.moments[column].terms}
+        columns = [describe(c) | {"known": str(self.moments[c])} for c in self.columns if c in told]
+        return [self.name, [c.name for c in self.id_columns], columns]
 
     def find(self, name: str, where: str | None = None) -> Column[Any]:
         """Return a column by name.
@@ -228,7 +237,9 @@ class Source(metaclass=SourceMeta):
     known_at: ClassVar[Any] = None
     checks: ClassVar[Any] = None
 
-    def __init_subclass__(cls, *, history: History | None = None) -> None:
+    def __init_subclass__(cls, *, history: History | None = None, abstract: bool = False) -> None:
+        if abstract:
+            return
         location = user_location()
         columns, composite = _collect(cls, location)
         time = _only(columns, "event_time", cls, location)
@@ -379,7 +390,14 @@ def _only(columns: tuple[Column[Any], ...], role: str, cls: type[Source], locati
 
 
 def _check(definition: SourceDefinition) -> None:
-    """Refuse moments that name other sources, non-instants or circles, and ids that may be null."""
+    """Refuse moments that name other sources, non-instants or circles, ids that may be null, and too many columns."""
+    if len(definition.columns) > MOST_COLUMNS:
+        raise DefinitionError(
+            f"{definition.name} has more columns than a source can have",
+            where=definition.location,
+            got=len(definition.columns),
+            expected=f"at most {MOST_COLUMNS}; undeclared columns of the data are passed over",
+        )
     for c in definition.id_columns:
         if c not in definition.index or c.nullable:
             raise DefinitionError(

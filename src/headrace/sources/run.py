@@ -1,24 +1,20 @@
-"""Ingest: files in, reveals out; rows that cannot be revealed are refused with reason, payload, position."""
+"""Ingest: rows in, reveals out; rows that cannot be revealed are refused with reason, payload, position."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 import pyarrow as pa
 
-from headrace.core.errors import DataError
-from headrace.core.location import shown
-from headrace.core.settings import Settings
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.jsonlines import LINE
-from headrace.sources.plan import expand, reveal_schema
-from headrace.sources.readers import Extract, find_files, read_file
+from headrace.sources.plan import reveal_schema
+from headrace.sources.readers import Extract
 from headrace.sources.record import ARRIVAL, Reveal, RevealBatch
 from headrace.sources.values import placing_columns, plain, refusal_schema, unplaced
 
@@ -51,40 +47,8 @@ class Delivery:
     batch: RevealBatch
 
 
-def load(definition: SourceDefinition, settings: Settings, folder: Path) -> Load:
-    """Read a source's files, as settings say; relative paths start from `folder`.
-
-    Raises:
-        ConfigurationError: settings do not say where the rows lie.
-        SchemaChanged: a declared column is missing, of another type, or there twice.
-        DataError: no file, or one that cannot be read.
-    """
-    where = settings.source(definition.name)
-    files = find_files(definition, where, folder)
-    extracts = [read_file(definition, where, file) for file in files]
-    parts = [place(definition, extract, shown(str(file))) for extract, file in zip(extracts, files, strict=True)]
-    observed = {ARRIVAL in table.column_names for table, _ in parts}
-    if len(observed) > 1:
-        raise DataError(
-            f"{definition.name}: some files have arrivals and some have none",
-            where=f"[sources.{definition.name}] path",
-            got=[f"{len(files)} files"],
-            expected=f"the column {where.arrival or ARRIVAL} in every file, or in none",
-            next_step="give the two kinds of files a source each, or write the column everywhere",
-        )
-    return Load(
-        expand(definition, pa.concat_tables([table for table, _ in parts]), lag=where.lag),
-        pa.concat_tables([refused for _, refused in parts]),
-        sum(extract.table.num_rows for extract in extracts),
-        observed.pop(),
-        tuple(dict.fromkeys(name for extract in extracts for name in extract.extra)),
-        sum(extract.ambiguous for extract in extracts),
-        sum(extract.nonexistent for extract in extracts),
-    )
-
-
 def place(definition: SourceDefinition, extract: Extract, where: str) -> tuple[pa.Table, pa.Table]:
-    """Part the rows that can be revealed from those that cannot: a misread cell, or no id, or no place in time."""
+    """Part the rows that can be revealed from those that cannot: a misread cell, no id, no place in time, or no row."""
     table = extract.table
     placing = [(n, i) for n, i in placing_columns(definition) if n in table.column_names]
     bad = np.zeros(table.num_rows, bool)
@@ -92,16 +56,15 @@ def place(definition: SourceDefinition, extract: Extract, where: str) -> tuple[p
     for name, _ in placing:
         bad |= table[name].is_null().to_numpy()
     rows = np.flatnonzero(bad)
-    refused = []
+    refused = [_refused(f"{where}, row {n}", [why], {LINE: text}) for n, (why, text) in extract.broken.items()]
     for row, values in zip(rows.tolist(), table.take(pa.array(rows)).to_pylist(), strict=True):
         texts = dict(extract.misread.get(row, {}))
         problems = [_misreading(definition, name, text) for name, text in texts.items()]
         checked = tuple(p for p in placing if p[0] not in texts and LINE not in texts)
         nulls = unplaced(checked, values | texts)
-        payload = _shown(definition, values) | texts
-        refused.append(
-            _refused(f"{where}, row {row + 1}", problems + nulls, payload) | {"arrival": values.get(ARRIVAL)}
-        )
+        number, payload = int(extract.numbers[row]), _shown(definition, values) | texts
+        told = _refused(f"{where}, row {number}", problems + nulls, payload)
+        refused.append(told | {"arrival": values.get(ARRIVAL)})
     return table.filter(pa.array(~bad)), pa.Table.from_pylist(refused, refusal_schema())
 
 

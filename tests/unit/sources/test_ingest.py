@@ -13,9 +13,9 @@ from headrace.core.errors import ConfigurationError, DataError
 from headrace.core.expressions import Column
 from headrace.core.settings import LimitSettings, Settings, SourceSettings
 from headrace.core.time import HOUR, MINUTE, Instant
+from headrace.sources.batch import load
 from headrace.sources.definition import Source, column, definition_of, event_time, row_id
 from headrace.sources.events import Events
-from headrace.sources.run import load
 from headrace.storage.streams.protocol import Message
 
 
@@ -67,8 +67,10 @@ def test_rows_that_cannot_be_revealed_are_refused(tmp_path: Path) -> None:
 
 
 def test_files_with_and_without_arrivals_do_not_mix(tmp_path: Path) -> None:
-    (tmp_path / "1.csv").write_text("order,placed,paid,amount\n")
-    (tmp_path / "2.csv").write_text("order,placed,paid,amount,_arrival\n")
+    (tmp_path / "1.csv").write_text("order,placed,paid,amount\na,2013-07-01T12:00:00Z,,\n")
+    (tmp_path / "2.csv").write_text(
+        "order,placed,paid,amount,_arrival\nb,2013-07-01T12:00:00Z,,,2013-07-01T12:00:00Z\n"
+    )
     with pytest.raises(DataError, match="some files have arrivals and some have none"):
         load(ORDERS, settings(path="*.csv"), tmp_path)
 
