@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from headrace.core.errors import DataError
 from headrace.core.expressions import Column, Moment, on_table
 from headrace.core.identity import encode_key, text_id
+from headrace.features.equal import equal_rows
 from headrace.features.fold import Folder
 from headrace.features.history import NEVER, History, Ints
 from headrace.features.lane_plan import LanePlan
@@ -206,31 +207,25 @@ def lane_events(plan: LanePlan, history: History) -> tuple[LaneEvents, dict[byte
     if plan.where is not None:
         valid &= pc.fill_null(on_table(plan.where, table), False).to_numpy()
     columns = [on_table(v, table).combine_chunks() for v in plan.values]
-    nulls = (
-        np.column_stack([c.is_null().to_numpy(zero_copy_only=False) for c in columns])
-        if columns
-        else np.zeros((len(key), 0), bool)
-    )
-    if not plan.keeps_nulls:
-        valid &= ~nulls.all(axis=1)
+    nulls = np.zeros((len(key), len(columns)), bool)
     words = _words(plan, columns, len(key))
-    words[nulls] = 0
+    for i, column in enumerate(columns):
+        if column.null_count:
+            nulls[:, i] = column.is_null().to_numpy(zero_copy_only=False)
+            words[nulls[:, i], i] = 0
+    if not plan.keeps_nulls and all(column.null_count for column in columns):
+        valid &= ~nulls.all(axis=1)
     if plan.on is not None:
         words, nulls = np.column_stack([words, moment]), np.column_stack([nulls, np.zeros(len(key), bool)])
         moment, standing = _positions(plan.on, plan.zone, table)
         valid &= standing
     kept, until = _runs(history, valid, [key, moment, arrival, *words.T, *nulls.T])
-    row, tied = np.zeros(len(kept), np.int64), _tied(key[kept], moment[kept], arrival[kept])
-    row[tied] = history.row_hashes(kept[tied])
-    events = LaneEvents(
-        key=key[kept],
-        moment=moment[kept],
-        arrival=arrival[kept],
-        until=until,
-        row=row,
-        words=np.ascontiguousarray(words[kept]),
-        nulls=np.ascontiguousarray(nulls[kept]),
-    )
+    if len(kept) < len(key):
+        key, moment, arrival, words, nulls = (column[kept] for column in (key, moment, arrival, words, nulls))
+    row, tied = np.zeros(len(kept), np.int64), equal_rows(key, moment, arrival)
+    if len(tied):
+        row[tied] = history.row_hashes(kept[tied])
+    events = LaneEvents(key=key, moment=moment, arrival=arrival, until=until, row=row, words=words, nulls=nulls)
     return events, {k: i for i, k in enumerate(keys)}
 
 
@@ -253,18 +248,6 @@ def texts_by_id(plan: LanePlan, history: History) -> dict[int, str]:
     return known
 
 
-def _tied(key: Ints, moment: Ints, arrival: Ints) -> Ints:
-    """Return the places of events that only their row's hash can put in order."""
-    order = np.lexsort((arrival, moment, key))
-    same = np.ones(max(len(order) - 1, 0), bool)
-    for column in (key, moment, arrival):
-        same &= column[order[1:]] == column[order[:-1]]
-    tied = np.zeros(len(order), bool)
-    tied[order[1:][same]] = True
-    tied[order[:-1][same]] = True
-    return np.flatnonzero(tied)
-
-
 def _words(plan: LanePlan, columns: Sequence[pa.Array], n: int) -> Ints:
     found = np.zeros((n, len(columns)), np.int64)
     for i, (array, kind) in enumerate(zip(columns, plan.lane.values, strict=False)):
@@ -282,8 +265,9 @@ def _words(plan: LanePlan, columns: Sequence[pa.Array], n: int) -> Ints:
 def _runs(history: History, valid: NDArray[np.bool_], columns: Sequence[NDArray[Any]]) -> tuple[Ints, Ints]:
     """Return the versions at which a row's event changes, and the arrival at which each was superseded."""
     n = len(valid)
-    if n == 0:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    if history.single or n == 0:
+        kept = history.row if valid.all() else np.flatnonzero(valid)
+        return kept, np.full(len(kept), NEVER)
     changed = np.zeros(n, bool)
     changed[history.starts] = True
     for column in [valid, *columns]:
@@ -292,8 +276,8 @@ def _runs(history: History, valid: NDArray[np.bool_], columns: Sequence[NDArray[
     following = np.append(starts[1:], n)
     same_row = np.append(history.row, -1)[following] == history.row[starts]
     until = np.where(same_row, np.append(history.arrival, 0)[following], NEVER)
-    kept = valid[starts] & (until > history.arrival[starts])
-    return starts[kept], until[kept]
+    held = valid[starts] & (until > history.arrival[starts])
+    return starts[held], until[held]
 
 
 def histories_of(plan: FeaturePlan, reveals: Mapping[str, pa.Table], as_of: int) -> dict[str, History]:

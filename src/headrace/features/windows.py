@@ -133,6 +133,9 @@ class _Kernel:
         self.summarize = _function(short.summarize, word, pointer, data, word, word, pointer)
         self.scan = _function(long.scan, word, pointer, pointer, pointer, word, small, word, pointer, pointer)
         self.pool = _function(short.lane_pool, pointer, pointer, pointer)
+        self.hash_texts = _function(long.hash_texts, None, pointer, pointer, word, pointer)
+        self.hash_rows = _function(long.hash_rows, None, pointer, pointer, pointer, word, pointer)
+        self.any_equal = _function(long.any_equal, word, pointer, word)
 
 
 def _function(function: Any, result: Any, *arguments: Any) -> Callable[..., Any]:
@@ -142,7 +145,8 @@ def _function(function: Any, result: Any, *arguments: Any) -> Callable[..., Any]
 
 
 @cache
-def _kernel() -> _Kernel:
+def loaded_kernel() -> _Kernel:
+    """Return the compiled kernel, loaded once."""
     return _Kernel(Path(__file__).with_name("_kernel.so"))
 
 
@@ -193,7 +197,7 @@ class _Buffers:
         )
         known = len(lane.values) - 1 if lane.placed and mine else -1
         frames = _Frames(offset, hop, int(lane.state), known)
-        kernel = _kernel()
+        kernel = loaded_kernel()
         sizes = len(types), types.ctypes.data, ctypes.addressof(frames), len(windows), windows.ctypes.data
         self.handle: int = kernel.new(*sizes, len(mine), ctypes.addressof(compiled))
         if not self.handle:
@@ -204,7 +208,7 @@ class _Buffers:
     def folded(self) -> Ints:
         """Return the values that folds take: where a fold's word points stands their number, then they, oldest first."""
         size = ctypes.c_int64()
-        at = _kernel().pool(self.handle, ctypes.byref(size))
+        at = loaded_kernel().pool(self.handle, ctypes.byref(size))
         if not size.value:
             return np.zeros(0, np.int64)
         found: Ints = np.ctypeslib.as_array((ctypes.c_int64 * size.value).from_address(at)).copy()
@@ -239,7 +243,7 @@ class OnlineLane:
         self.values = self.words.view(np.float64)
         self.status = np.zeros(len(outputs), np.uint8)
         self.chunks = Chunks(lane, self._summarize, seal)
-        kernel = _kernel()
+        kernel = loaded_kernel()
         self._head, self._block, self._summary = kernel.read_head, kernel.read_block, kernel.summarize
         self._views = [_Buffers(lane, self.outputs, view) for view in _views(self.outputs)]
         self._readers = tuple(view.handle for view in self._views)
@@ -427,7 +431,7 @@ def scan(
     for view in _views(outputs):
         buffers = _Buffers(lane, outputs, view)
         results = len(outputs), found.ctypes.data, status.ctypes.data
-        if _kernel().scan(buffers.handle, *pointers, keys, METHODS[method], *results) < 0:
+        if loaded_kernel().scan(buffers.handle, *pointers, keys, METHODS[method], *results) < 0:
             raise MemoryError("no memory for a sorted copy of the events")
         pool = buffers.folded()
         for place in buffers.folds:
