@@ -98,6 +98,21 @@ class History:
         newest = np.maximum.accumulate(said) if len(self) else said
         return np.where(newest >= self.first, newest, -1)
 
+    def complete(self, column: Column[Any]) -> bool:
+        """Return whether every reveal states the column, and none as null."""
+        return bool(self.always >> self.source.index[column] & 1) and self.table[column.name].null_count == 0
+
+    def rows(self, columns: Sequence[Column[Any]], versions: Ints) -> pa.Table:
+        """Return some columns at given versions of a single history."""
+        places, found = pa.array(versions), {}
+        for column in columns:
+            values = self.table[column.name].take(places)
+            if not self.always >> self.source.index[column] & 1:
+                stated = self.stated[versions] >> self.source.index[column] & 1
+                values = pc.if_else(pa.array(stated.astype(bool)), values, None)
+            found[column.name] = values
+        return pa.table(found)
+
     def cells(self, column: Column[Any]) -> pa.Array:
         """Return the column's value in each version, null where it is null or was not stated yet."""
         return self._cells(column, self.origin(column))
