@@ -649,6 +649,18 @@ int64_t read_head(Lane *lane, const int64_t *head, int64_t bytes, int64_t t, int
   return go_on(lane);
 }
 
+/* Read n heads (NULL: there is none) one after the other, results `width` words apart. Mark those that need blocks or are
+ * damaged, which are left to `read_head`, and return how many they are. */
+int64_t read_heads(Lane *lane, int64_t n, const int64_t *const *head, const int64_t *bytes, int64_t t, int64_t at,
+                   int64_t *words, uint8_t *status, int64_t width, uint8_t *left) {
+  int64_t found = 0;
+  for (int64_t i = 0; i < n; i++) {
+    left[i] = read_head(lane, head[i], bytes[i], t, at, words + i * width, status + i * width) != 0;
+    found += left[i];
+  }
+  return found;
+}
+
 /* Go on with the block whose reference the last call returned. */
 int64_t read_block(Lane *lane, const int64_t *block, int64_t bytes, int64_t reference) {
   if (bytes % 8 || push(lane, block, bytes / 8, reference & 255)) return CORRUPT;

@@ -129,6 +129,8 @@ class _Kernel:
         self.new = _function(short.lane_new, pointer, small, pointer, pointer, small, pointer, small, pointer)
         self.free = _function(short.lane_free, None, pointer)
         self.read_head = _function(short.read_head, word, pointer, data, word, word, word, pointer, pointer)
+        many = word, pointer, pointer, word, word, pointer, pointer, word, pointer
+        self.read_heads = _function(short.read_heads, word, pointer, *many)
         self.read_block = _function(short.read_block, word, pointer, data, word, word)
         self.summarize = _function(short.summarize, word, pointer, data, word, word, pointer)
         self.scan = _function(long.scan, word, pointer, pointer, pointer, word, small, word, pointer, pointer)
@@ -245,6 +247,7 @@ class OnlineLane:
         self.chunks = Chunks(lane, self._summarize, seal)
         kernel = loaded_kernel()
         self._head, self._block, self._summary = kernel.read_head, kernel.read_block, kernel.summarize
+        self._heads = kernel.read_heads
         self._views = [_Buffers(lane, self.outputs, view) for view in _views(self.outputs)]
         self._readers = tuple(view.handle for view in self._views)
         self._summaries = _Buffers(lane, ())
@@ -314,6 +317,27 @@ class OnlineLane:
             if found:
                 self._read_blocks(reader, get, key, found, head)
         return head is not None
+
+    def read_many(
+        self, get: Get, keys: Sequence[bytes], t: int, words: Ints, status: Bytes, place: int, at: int | None = None
+    ) -> None:
+        """Do as `read_into` for many keys: into row i of two tables of results, from column `place` on.
+
+        Raises:
+            Corrupt: the stored bytes are damaged.
+        """
+        n, width = len(keys), words.shape[1]
+        if words.shape != status.shape or len(words) != n or place + len(self.outputs) > width:
+            raise InternalError("tables of another shape", got=[words.shape, status.shape], expected=n)
+        heads = [get(key) for key in keys]
+        pointers = (ctypes.c_char_p * n)(*heads)
+        sizes = np.array([0 if head is None else len(head) for head in heads], np.int64)
+        left = np.zeros(n, np.uint8)
+        back, results = t if at is None else at, (words.ctypes.data + 8 * place, status.ctypes.data + place)
+        for reader in self._readers:
+            if self._heads(reader, n, pointers, sizes.ctypes.data, t, back, *results, width, left.ctypes.data):
+                for i in np.flatnonzero(left).tolist():
+                    self.read_into(get, keys[i], t, words[i], status[i], place, at)
 
     def folds(self) -> dict[int, Ints]:
         """Return, of the last read, the words that each fold takes, oldest first, by the fold's place among outputs."""
