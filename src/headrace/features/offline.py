@@ -217,8 +217,11 @@ def _numbered(keys: Sequence[bytes], known: Ints, numbers: Mapping[bytes, int]) 
     return np.array([*(numbers.get(key, -1) for key in keys), -1], np.int64)[known]
 
 
-def lane_events(plan: LanePlan, history: History) -> tuple[LaneEvents, dict[bytes, int]]:
-    """Return a lane's event versions, each with the span of arrivals in which it held, and the number of each key."""
+def lane_events(plan: LanePlan, history: History, *, hashed: bool = False) -> tuple[LaneEvents, dict[bytes, int]]:
+    """Return a lane's event versions, each with the span of arrivals in which it held, and the number of each key.
+
+    With `hashed` every event has its row's hash, as the online state needs it, else only where that breaks a tie.
+    """
     reads = tuple(sorted(plan.reads, key=lambda c: plan.source.index[c]))
     table, arrival = history.read(reads)
     keys, key, moment, valid = _placed(plan, table)
@@ -236,7 +239,7 @@ def lane_events(plan: LanePlan, history: History) -> tuple[LaneEvents, dict[byte
         moment, standing = _positions(plan.on, plan.zone, table)
         valid &= standing
     kept, until = _runs(history, valid, [key, moment, arrival, *words.T, *nulls.T])
-    return _events(history, kept, until, [key, moment, arrival, words, nulls]), keys
+    return _events(history, kept, until, [key, moment, arrival, words, nulls], hashed=hashed), keys
 
 
 def _placed(plan: LanePlan, table: pa.Table) -> tuple[dict[bytes, int], Ints, Ints, NDArray[np.bool_]]:
@@ -249,12 +252,15 @@ def _placed(plan: LanePlan, table: pa.Table) -> tuple[dict[bytes, int], Ints, In
     return {k: i for i, k in enumerate(keys)}, key, moment, valid
 
 
-def _events(history: History, kept: Ints, until: Ints, columns: Sequence[NDArray[Any]]) -> LaneEvents:
+def _events(
+    history: History, kept: Ints, until: Ints, columns: Sequence[NDArray[Any]], *, hashed: bool = False
+) -> LaneEvents:
     """Return some versions as events, with their rows' hashes where nothing else puts them in order."""
     if len(kept) < len(history):
         columns = [column[kept] for column in columns]
     key, moment, arrival, words, nulls = columns
-    row, tied = np.zeros(len(kept), np.int64), equal_rows(key, moment, arrival)
+    row = np.zeros(len(kept), np.int64)
+    tied = np.arange(len(kept)) if hashed else equal_rows(key, moment, arrival)
     if len(tied):
         row[tied] = history.row_hashes(kept[tied])
     return LaneEvents(key=key, moment=moment, arrival=arrival, until=until, row=row, words=words, nulls=nulls)
