@@ -165,7 +165,9 @@ def test_the_page_of_sources_runs_as_it_stands(tmp_path: Path, monkeypatch: pyte
     assert found.attempted > 20
     assert found.failed == 0, "".join(report)
     for name in SourceSettings.model_fields:
-        assert f"`{name}`" in page or f"{name} = " in page or name in ("stream", "codec", "schemas", "lateness", "s3"), name
+        assert (
+            f"`{name}`" in page or f"{name} = " in page or name in ("stream", "codec", "schemas", "lateness", "s3")
+        ), name
 
 
 def test_every_setting_is_on_the_settings_page_with_its_meaning() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headrace.core.errors import Corrupt, UserCodeError
 from headrace.core.identity import encode_key
@@ -14,11 +15,11 @@ from headrace.features.definition import OnDemand
 from headrace.features.events import text_key
 from headrace.features.fold import Folder
 from headrace.features.plan import BindingPlan, FeaturePlan, FunctionPlan
-from headrace.features.record import NO_KEY, NULL, OK, FeatureVector
+from headrace.features.record import NO_KEY, NULL, OK, FeatureTable, FeatureVector
 from headrace.features.windows import Bytes, Ints, OnlineLane
 
 Get = Callable[[bytes], bytes | None]
-KEYS_CACHED = 100_000
+KEYS_CACHED = TEXTS_CACHED = 100_000
 FOLLOWED = 16  # keys that are kept in front of newly followed texts
 P = TypeVar("P", bound=FeaturePlan)
 
@@ -66,18 +67,20 @@ class OnlineFeatures(Generic[P]):
 
     def __init__(self, plan: P, *, keep: int = 0, keep_for: int = 0) -> None:
         self.plan, self.keep, self.keep_for = plan, keep, keep_for
-        self.kept_texts: dict[int, str] = {}
         self.followed: dict[bytes, tuple[bytes, ...]] = {}
         n, index = len(plan.columns), plan.places
         self.columns = plan.columns
         self.vector = FeatureVector(plan.columns, np.zeros(n, np.int64), np.zeros(n, np.uint8), [])
         self.floats = self.vector.words.view(np.float64)
         self.bindings = [_Binding(b, [index[k] for k in b.key]) for b in plan.bindings]
+        for binding in self.bindings:
+            binding.keys = next(other.keys for other in self.bindings if other.places == binding.places)
         self.row = [(i, index[c], c.dtype) for i, c in plan.row_columns]
         texts = [i for i, c in enumerate(plan.columns) if c.dtype == "str"]
         self.text_place = {i: place for place, i in enumerate(texts)}
         self.vector.texts = [None] * len(texts)
         self.lane_texts = [i for i in texts if plan.columns[i].origin in ("latest", "window")]
+        self.known_texts: dict[int, str] = {}  # what an id stands for never changes
         self.fills = fills_of(plan)
         self.nan = np.array([np.nan]).view(np.int64)[0]
         self.blank = np.array([self.nan if c.dtype == "float" else 0 for c in plan.columns], np.int64)
@@ -140,8 +143,8 @@ class OnlineFeatures(Generic[P]):
         except KeyError as error:  # a text that a fold takes
             return [error.args[0]]
         words, status = self.vector.words, self.vector.status
-        keys = [text_key(int(words[i])) for i in self.lane_texts if status[i] == OK]
-        lacking = [key for key in keys if key not in held]
+        unknown = [int(words[i]) for i in self.lane_texts if status[i] == OK and int(words[i]) not in self.known_texts]
+        lacking = [key for key in map(text_key, unknown) if key not in held]
         if lacking:
             first = self.heads(row)[0]
             self._follow(first, [*self.followed.get(first, ())[-FOLLOWED:], *lacking])
@@ -182,6 +185,55 @@ class OnlineFeatures(Generic[P]):
                 words[binding.span] = self.blank[binding.span]
                 status[binding.span] = NO_KEY if key is None else NULL
 
+    def read_many(self, get: Get, rows: Sequence[Sequence[Any]], t: int) -> FeatureTable:
+        """Return many rows' features as known at `t`, the same as a `read` of each.
+
+        Raises:
+            UserCodeError: an on-demand function raised.
+            Corrupt: stored bytes are damaged.
+        """
+        found = FeatureTable(self.columns, *_tables(len(rows), len(self.columns)), [])
+        if not rows or self.row or self.plan.functions or any(binding.folds for binding in self.bindings):
+            texts = []
+            for i, row in enumerate(rows):
+                vector = self.read(get, row, t)
+                found.words[i], found.status[i] = vector.words, vector.status
+                texts.append(tuple(vector.texts))
+            found.texts += [list(column) for column in zip(*texts, strict=True)] or [[] for _ in self.text_place]
+            return found
+        keys: dict[tuple[int, ...], list[bytes | None]] = {}
+        for binding in self.bindings:
+            if binding.places not in keys:
+                keys[binding.places] = [binding.key(row) for row in rows]
+            self._read_binding(get, binding, keys[binding.places], t, found)
+        for i, word in self.fills:
+            missing = found.status[:, i] == NULL
+            found.words[missing, i], found.status[missing, i] = word, OK
+        for i in self.lane_texts:
+            states, words = found.status[:, i].tolist(), found.words[:, i].tolist()
+            found.texts.append(
+                [self._text(get, word) if state == OK else None for word, state in zip(words, states, strict=True)]
+            )
+            found.words[:, i] = 0
+        return found
+
+    def _read_binding(
+        self, get: Get, binding: _Binding, keys: Sequence[bytes | None], t: int, found: FeatureTable
+    ) -> None:
+        there = [key for key in keys if key is not None]
+        part = (
+            found
+            if len(there) == len(keys)
+            else FeatureTable(self.columns, *_tables(len(there), len(self.columns)), [])
+        )
+        for prefix, lane, at, zone in binding.lanes:
+            back = t if zone is None else civil_time(t, zone)
+            lane.read_many(get, [prefix + key for key in there], t, part.words, part.status, at, back)
+        if part is not found:
+            span, known = binding.span, np.array([key is not None for key in keys], bool)
+            found.words[known, span], found.status[known, span] = part.words[:, span], part.status[:, span]
+            found.words[~known, span], found.status[~known, span] = self.blank[span], NO_KEY
+
     def _fold(self, get: Get, lane: OnlineLane, at: int, folds: Sequence[tuple[int, Folder]]) -> None:
         words, status, taken = self.vector.words, self.vector.status, lane.folds()
 
@@ -216,20 +268,19 @@ class OnlineFeatures(Generic[P]):
         self.vector.words[i] = 0
 
     def _text(self, get: Get | None, identity: int) -> str | None:
-        if get is None:
-            return self.kept_texts.get(identity)
-        text = self._stored_text(get, identity)
-        if self.keep:
-            if len(self.kept_texts) >= self.keep:
-                self.kept_texts.clear()
-            self.kept_texts[identity] = text
-        return text
+        return self.known_texts.get(identity) if get is None else self._stored_text(get, identity)
 
     def _stored_text(self, get: Get, identity: int) -> str:
+        found = self.known_texts.get(identity)
+        if found is not None:
+            return found
         blob = get(text_key(identity))
         if blob is None:
             raise Corrupt("a text of the online store is missing", got=identity, next_step="headrace online rebuild")
-        return blob.decode()
+        if len(self.known_texts) >= TEXTS_CACHED:
+            self.known_texts.clear()
+        found = self.known_texts[identity] = blob.decode()
+        return found
 
     def _call(self, plan: FunctionPlan, row: Sequence[Any]) -> Any:
         arguments = [row[at] if where == "row" else self._value(at) for where, at in plan.arguments]
@@ -242,6 +293,10 @@ class OnlineFeatures(Generic[P]):
         if dtype == "str":
             return self.vector.texts[self.text_place[i]]
         return float(self.floats[i]) if dtype == "float" else int(self.vector.words[i])
+
+
+def _tables(rows: int, columns: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    return np.empty((rows, columns), np.int64), np.empty((rows, columns), np.uint8)
 
 
 def fills_of(plan: FeaturePlan) -> list[tuple[int, int]]:
