@@ -29,6 +29,7 @@ PAGES = [
     "docs/tutorial.md",
     "docs/notebook.md",
     "docs/features.md",
+    "docs/reliability.md",
     "docs/expressions.md",
     "docs/settings.md",
     "docs/stores.md",
