@@ -27,6 +27,7 @@ PAGES = [
     "docs/tutorial.md",
     "docs/notebook.md",
     "docs/settings.md",
+    "docs/performance.md",
     "CONTRIBUTING.md",
     "docs/decisions/README.md",
 ]
