@@ -35,6 +35,7 @@ PAGES = [
     "docs/stores.md",
     "docs/streams.md",
     "docs/sources.md",
+    "docs/performance.md",
     "CONTRIBUTING.md",
     "docs/decisions/README.md",
 ]
