@@ -143,7 +143,8 @@ def columns_by_part(
 ) -> list[tuple[frozenset[str], tuple[str, ...]]]:
     """Return for each part which nullable columns it may lack, and which it has.
 
-    A column may be missing before the first part that has it: it was added. One that is missing afterwards was removed.
+    A column may be missing before the first part that has it: it was added. One that is missing afterwards was removed;
+    but a part that is read again may lack what it lacked before.
 
     Raises:
         SchemaChanged: a column was removed, or no part has it.
@@ -156,8 +157,10 @@ def columns_by_part(
     found = []
     for part in parts:
         here = tuple(own for own, name in optional.items() if name in part.header)
+        before = seen.get(part.name)
+        lacked = frozenset() if before is None else (coming | had) - {*before.columns}
         had.update(here)
-        may_lack = frozenset(coming - had)
+        may_lack = frozenset(coming - had) | lacked
         deviations = deviations_of(definition, where, part.header, may_lack)
         if deviations:
             raise schema_changed(definition, deviations, part.where)
