@@ -221,3 +221,14 @@ def test_precomputed_features_are_the_newest_known_values() -> None:
     rows = [{"shop": "s", "made": "2024-03-01T00:00Z", "score": 0.5, "tier": "a"}]
     assert found.test(rows, at="2024-03-02T00:00:00Z") == {"Scores.score": 0.5, "Scores.tier": "a"}
     assert found.test(rows, at="2024-03-09T00:00:00Z") == {"Scores.score": None, "Scores.tier": None}
+
+
+def test_a_tie_is_decided_by_when_the_values_arrived_not_the_rest_of_the_row() -> None:
+    at = "2024-03-01T10:00:00Z"
+    found = group(x=hr.last(Orders.amount).over("30d"))
+    events = [
+        {"order": "1", "at": at, "shop": "s", "amount": 1.0, "_arrival": "2024-03-01T11:00:00Z"},
+        {"order": "2", "at": at, "shop": "s", "amount": 2.0, "_arrival": "2024-03-01T12:00:00Z"},
+        {"order": "1", "due": "2024-04-01T00:00:00Z", "_arrival": "2024-03-01T13:00:00Z"},
+    ]
+    assert found.test(events, at="2024-03-02T00:00:00Z") == {"Group.x[30d]": 2.0}
