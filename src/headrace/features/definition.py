@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from headrace.core.errors import DefinitionError, UnknownColumn, did_you_mean
 from headrace.core.expressions import Column, Expr, lift
+from headrace.core.limits import Statistic
 from headrace.core.location import user_location
 from headrace.core.time import Instant, duration
 from headrace.sources.definition import Source, definition_of
@@ -21,14 +22,8 @@ RETURNS: dict[Any, str] = {int: "int", float: "float", bool: "bool", str: "str"}
 
 
 @dataclass(frozen=True, eq=False)
-class Aggregate:
-    """Hold an aggregate that still lacks its windows: `hr.mean(column)`; call `.over(...)`."""
-
-    kind: str
-    value: Expr[Any] | None
-    where: Expr[bool] | None = None
-    parameter: float | None = None
-    location: str = field(default_factory=user_location)
+class Aggregate(Statistic):
+    """Hold an aggregate that still lacks its windows: `hr.mean(column)`; call `.over(...)`, or compare it in checks."""
 
     def over(self, *windows: str, fill: float | None = None) -> Feature:
         """Compute over exact sliding windows `[t - window, t)` of the value's moment.
