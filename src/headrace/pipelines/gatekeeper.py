@@ -6,18 +6,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from headrace.core.errors import DataError
 from headrace.pipelines.project import Project
 from headrace.sources.definition import SourceDefinition
-from headrace.sources.record import RevealBatch
+from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, RevealBatch
 from headrace.storage.ledger import Entry, Ledger
 from headrace.storage.tables import Tables
 from headrace.storage.tables.protocol import Position
+from headrace.validation.baseline import Baseline
 from headrace.validation.record import Verdict
 from headrace.validation.run import KnownKeys, Validator, referred_columns
 
 QUARANTINE = "quarantine"
+FEW_ROWS = 500  # up to here rows are asked for by id, beyond all are read
 
 
 def reveals_table(source: str) -> str:
@@ -36,19 +39,24 @@ class Gatekeeper:
         *,
         state: Mapping[str, Any] | None = None,
         streaming: bool,
+        baselines: Mapping[str, Baseline] | None = None,
     ) -> None:
         kept, sources = state or {}, project.plan.sources
         period = project.settings.limits.null_rate_period
         self.ledger, self.tables, self.streaming = ledger, tables, streaming
         states = kept.get("validators", {})
-        self.validators = {s.name: Validator(s, state=states.get(s.name), null_period=period) for s in sources}
+        held = baselines or {}
+        self.validators = {
+            s.name: Validator(s, state=states.get(s.name), null_period=period, baseline=held.get(s.name))
+            for s in sources
+        }
         self.known = KnownKeys(referred_columns(sources), kept.get("known"))
         self.held: dict[str, str] = dict(kept.get("held", {}))
 
     def judge(
         self, batch: RevealBatch, *, now: int, where: str, refused: pa.Table | None = None, observed: bool = True
     ) -> Verdict:
-        """Validate a delivery, write a ledger record of a verdict that is not plain "pass", and return it.
+        """Validate a delivery, keep its verdict in the ledger, and return it; of a stream those that are not "pass".
 
         A source is held while its newest delivery was stopped: nothing is trained or promoted on it.
         """
@@ -57,6 +65,7 @@ class Gatekeeper:
             batch,
             now=now,
             known=self.known,
+            earlier=lambda ids: self._earlier(source, ids),
             refused=refused,
             observed=observed,
             where=where,
@@ -68,9 +77,21 @@ class Gatekeeper:
             self.held[source] = "; ".join(f"{r.name}: {r.measured}" for r in verdict.failed[:3])
         else:
             self.held.pop(source, None)
-        if verdict.action != "pass" or was_held:
+        if verdict.action != "pass" or was_held or not self.streaming:
             self.ledger.append([Entry("verdict", source, {"where": where, **verdict.to_dict()})])
         return verdict
+
+    def _earlier(self, source: str, row_ids: pa.Array) -> pa.Table | None:
+        """Return the accepted reveals of some rows, in order of arrival."""
+        if self.tables.describe(reveals_table(source)) is None:
+            return None
+        ids = row_ids.unique()
+        if len(ids) <= FEW_ROWS:
+            found = self.tables.read(reveals_table(source), where=[(ROW_ID, "in", ids.to_pylist())])
+        else:
+            found = self.tables.read(reveals_table(source))
+            found = found.filter(pc.is_in(found[ROW_ID], value_set=ids))
+        return found.sort_by([(ARRIVAL, "ascending"), (CONTENT, "ascending")])
 
     def store(self, verdict: Verdict, application: str, number: int) -> None:
         """Append what a verdict accepted to the source's table and what it refused to the quarantine, once."""

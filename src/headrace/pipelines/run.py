@@ -20,11 +20,14 @@ from headrace.core.identity import content_hash
 from headrace.core.time import Clock, Instant, SystemClock
 from headrace.features.repair import backfill, repair
 from headrace.features.stream import DATABASE, StreamPath
-from headrace.pipelines.gatekeeper import Gatekeeper, read_reveals, reveals_table
+from headrace.pipelines.baselines import load_baselines
+from headrace.pipelines.gatekeeper import QUARANTINE, Gatekeeper, read_reveals, reveals_table
 from headrace.pipelines.latency import measure_reads
 from headrace.pipelines.learning import Candidate, Footing, learn
 from headrace.pipelines.pinned import reads
 from headrace.pipelines.project import Project
+from headrace.pipelines.quarantine import finish, refused_anew, reveals_kept
+from headrace.pipelines.quarantine import quarantined as quarantined_rows
 from headrace.pipelines.stores import CONTROL, Stores, applied_key, open_stores
 from headrace.pipelines.view import Progress, Table, View
 from headrace.registry.run import Registry
@@ -68,6 +71,8 @@ class _Run:
         self.project, self.stores, self.clock, self.seed, self.progress = project, stores, clock, seed, progress
         self.registry = Registry(stores.ledger, stores.blobs, project.name)
         self.rows: list[list[Any]] = []
+        finish(stores.ledger, stores.tables, project.plan.sources)
+        self.baselines = load_baselines(stores.ledger, stores.blobs, project.plan.sources)
 
     def go(self) -> View:
         """Do every step that is not done yet."""
@@ -92,7 +97,9 @@ class _Run:
     def ingest(self, source: SourceDefinition, place: int, total: int) -> Ingested:
         """Read a source, drop what is known already, validate the rest and append it to its table."""
         self.progress.step("ingest and validate", place, total, source.name)
-        gatekeeper = Gatekeeper(self.project, self.stores.ledger, self.stores.tables, streaming=False)
+        gatekeeper = Gatekeeper(
+            self.project, self.stores.ledger, self.stores.tables, streaming=False, baselines=self.baselines
+        )
         try:
             found = load(source, self.project.settings, self.project.folder)
         except SchemaChanged as error:
@@ -111,19 +118,22 @@ class _Run:
         for other in self.project.plan.sources:
             if other is not source and self.stores.tables.describe(reveals_table(other.name)) is not None:
                 gatekeeper.known.learn(RevealBatch(other, self.stores.tables.read(reveals_table(other.name))))
-        fresh = RevealBatch(source, _unknown(found.batch.table, known))
+        kept = quarantined_rows(self.stores.tables, source.name)
+        fresh = RevealBatch(source, _unknown(_unknown(found.batch.table, known), reveals_kept(kept)))
+        refused = refused_anew(source, found.refused, kept)
         quarantined = 0
-        if len(fresh):
-            verdict = gatekeeper.judge(
-                fresh, now=fresh.newest_event, where="run", refused=found.refused, observed=found.observed
-            )
+        if len(fresh) or refused.num_rows:
+            now = found.batch.newest_event
+            verdict = gatekeeper.judge(fresh, now=now, where="run", refused=refused, observed=found.observed)
             verdict.raise_if_stopped()
+            quarantined = verdict.quarantined.num_rows
+            if quarantined:  # first: a good row that a kill leaves out is found again, and not beside bad ones alone
+                self.stores.tables.append(QUARANTINE, verdict.quarantined)
             last = (described.positions.get(f"run/{source.name}") if described else None) or 0
             position = Position(f"run/{source.name}", last + 1)
-            self.stores.tables.append(table, verdict.accepted.table, position=position)
-            fresh, quarantined = verdict.accepted, verdict.quarantined.num_rows
-            if quarantined:
-                self.stores.tables.append("quarantine", verdict.quarantined, position=position)
+            if len(verdict.accepted) or described is None:
+                self.stores.tables.append(table, verdict.accepted.table, position=position)
+            fresh = verdict.accepted
         after = self.stores.tables.describe(table)
         version = after.version if after is not None else 0
         self.rows.append(

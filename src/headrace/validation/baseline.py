@@ -47,14 +47,16 @@ class ColumnBaseline:
 Baseline = Mapping[str, ColumnBaseline]
 
 
-def baseline_of(definition: SourceDefinition, table: pa.Table) -> dict[str, ColumnBaseline]:
-    """Return the distributions of a table's columns, by the columns' names.
+def baseline_of(
+    definition: SourceDefinition, table: pa.Table, *, only: Column[Any] | None = None
+) -> dict[str, ColumnBaseline]:
+    """Return the distributions of a table's columns, or of one of them, by the columns' names.
 
     Left out are what only names or places rows, what is `pii`, instants, and texts that mostly differ from each other.
     """
     found = {}
-    for column in definition.columns:
-        if column in definition.id_columns or column.pii or column.dtype in ("instant", "date"):
+    for column in definition.columns if only is None else (only,):
+        if any(column is c for c in definition.id_columns) or column.pii or column.dtype in ("instant", "date"):
             continue
         values = table[column.name].combine_chunks()
         if column.dtype in ("int", "float"):

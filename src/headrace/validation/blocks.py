@@ -98,7 +98,9 @@ def judge_rules(plan: ValidationPlan, block: Block) -> list[Broken]:
         rows = block.rows if says is None else int(says.sum())
         if bad is not None and says is not None:
             bad &= says
-        found.append(Broken(rule.name, plan.bad_rows, NOWHERE if bad is None else np.flatnonzero(bad), rows))
+        found.append(
+            Broken(rule.name, rule.severity or plan.bad_rows, NOWHERE if bad is None else np.flatnonzero(bad), rows)
+        )
     return found
 
 

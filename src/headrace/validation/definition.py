@@ -283,10 +283,24 @@ class Checks:
                 "unknown severity", where=user_location(), got=bad_rows, expected="warn, quarantine or stop"
             )
         self.checks = checks
-        self.borrowed: Callable[[Any], tuple[Any, ...]] | None = None
+        self.schema: Any = None
         self.bad_rows: Severity = bad_rows
         self.max_bad = max_bad
         self.location = user_location()
+
+    @classmethod
+    def from_pandera(
+        cls, schema: Any, *checks: Check, bad_rows: Severity = "quarantine", max_bad: float = 0.5
+    ) -> Checks:
+        """Take over what a pandera schema or model demands, beside further checks.
+
+        Types, nulls, uniqueness and pandera's own checks of single values become rules; what cannot be taken over is
+        refused when the source is planned. Columns are matched by their names in the data. A check that pandera only
+        warns about warns here too. Patterns are read as RE2.
+        """
+        found = cls(*checks, bad_rows=bad_rows, max_bad=max_bad)
+        found.schema = schema
+        return found
 
 
 def _distance(kind: DistanceKind, column: Column[Any], against: Mapping[Any, float] | None) -> Distance:

@@ -294,7 +294,7 @@ def _tallies(plan: ValidationPlan, baseline: Baseline) -> dict[tuple[str, Any], 
 
 def _keys(references: Mapping[Any, Any], target: Column[Any]) -> KeySet | None:
     for column, values in references.items():
-        if column is target or column == str(target):
+        if column is target or (isinstance(column, str) and column == str(target)):
             found = values
             if isinstance(found, (str, Path)):
                 import pyarrow.parquet as pq

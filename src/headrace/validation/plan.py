@@ -33,6 +33,7 @@ from headrace.validation.definition import (
     Severity,
     Unique,
 )
+from headrace.validation.pandera import borrowed_from
 from headrace.validation.rules import NUMBERS, Rule, rules_of
 
 if TYPE_CHECKING:
@@ -129,11 +130,13 @@ def plan_validation(definition: SourceDefinition) -> ValidationPlan:
     """
     checks: Checks = Checks() if definition.checks is None else definition.checks
     rules = [rule for place, column in enumerate(definition.columns) for rule in rules_of(column, place)]
-    borrowed = checks.borrowed(definition) if checks.borrowed is not None else ()
+    borrowed = () if checks.schema is None else borrowed_from(checks.schema, definition, checks.location)
+    declared = {rule.name for rule in rules}
     found: dict[type, list[Any]] = {Condition: [], Reference: [], Uniqueness: [], Measure: []}
     for given in (*checks.checks, *borrowed):
         if isinstance(given, Rule):
-            rules.append(given)
+            if given.name not in declared:  # what both demand is demanded once
+                rules.append(given)
             continue
         compiled = _compiled(definition, given, checks.bad_rows)
         found[type(compiled)].append(compiled)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Status = Literal["passed", "failed", "undefined"]
 Action = Literal["pass", "quarantine", "stop"]
 WORST = {"stop": 0, "quarantine": 1, "warn": 2}
+SHOWN_PROFILES = 200  # columns whose distribution a verdict keeps; each takes some kilobytes at most
 NAMED = 3  # failed checks that an error names; the verdict has them all
 
 
@@ -152,7 +153,9 @@ class Verdict(Findings):
     def to_dict(self) -> dict[str, Any]:
         """Return the verdict as plain JSON."""
         known = {name: {"values": h.values, "share": h.share} for name, h in self.held.items()}
-        return super().to_dict() | {"accepted": len(self.accepted), "known_at": known}
+        profiles = {name: profile.to_dict() for name, profile in list(self.profiles.items())[:SHOWN_PROFILES]}
+        told = {"accepted": len(self.accepted), "known_at": known}
+        return super().to_dict() | told | ({"profiles": profiles} if profiles else {})
 
 
 SCHEMA = "columns as declared"

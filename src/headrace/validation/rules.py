@@ -12,6 +12,7 @@ from headrace.core.errors import DefinitionError
 from headrace.core.expressions import Column
 from headrace.core.limits import number_text
 from headrace.sources.zones import EARLIEST, LATEST
+from headrace.validation.definition import Severity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +29,7 @@ class Rule:
     """Demand something of every stated value of one column; null breaks no rule but "is not null".
 
     `bad_values` is `bad_value` for an Arrow array (texts also as a dictionary); None stands for no bad value at all.
+    `severity` is the rule's own, where it is not that of all bad rows.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Rule:
     place: int
     bad_value: Callable[[Any], bool]
     bad_values: Callable[[pa.Array], Mask | None]
+    severity: Severity | None = None
 
 
 def rules_of(column: Column[Any], place: int) -> list[Rule]:
@@ -47,7 +50,7 @@ def rules_of(column: Column[Any], place: int) -> list[Rule]:
 
     found = []
     if not column.nullable:
-        found.append(Rule(f"{column} is not null", column, place, lambda v: v is None, _nulls))
+        found.append(no_nulls(column, place))
     if column.dtype == "float" and not column.allow_nan:
         finite = Rule(
             f"{column} is finite",
@@ -66,6 +69,11 @@ def rules_of(column: Column[Any], place: int) -> list[Rule]:
     if column.isin is not None:
         found.append(membership(column, place, column.isin))
     return found
+
+
+def no_nulls(column: Column[Any], place: int) -> Rule:
+    """Return the rule that a stated value is never null."""
+    return Rule(f"{column} is not null", column, place, lambda v: v is None, _nulls)
 
 
 def declared_bounds(

@@ -20,7 +20,7 @@ from headrace.validation.plan import Measure
 from headrace.validation.record import CheckResult, Status
 from headrace.validation.rules import numbers_of
 
-LOW = 0xFFFFFFFF
+WORD, LOW = 32, 0xFFFFFFFF
 BUCKETS = 20  # bits of a float's order that a quantile is shown to: 8 of them mantissa, so within 0.4 %
 
 
@@ -216,14 +216,16 @@ def _counted(quantity: Statistic, block: Block) -> int:
     values = (
         evaluated(quantity.value, block) if quantity.where is None else _filtered(quantity.value, quantity.where, block)
     )
-    return len(values) - values.null_count
+    there: int = len(values) - values.null_count
+    return there
 
 
 def _exact_sum(numbers: NDArray[Any]) -> int:
     """Add integers up without overflow: halves of 32 bits, each far from the end of 64."""
     whole = numbers.astype(np.int64)
-    halves: tuple[int, int] = int((whole >> 32).sum()), int((whole & LOW).sum())
-    return halves[0] * 2**32 + halves[1]
+    high: int = (whole >> WORD).sum().item()
+    low: int = (whole & LOW).sum().item()
+    return (high << WORD) + low
 
 
 def _added(sums: list[float]) -> float:
