@@ -27,6 +27,7 @@ PAGES = [
     "docs/tutorial.md",
     "docs/notebook.md",
     "docs/settings.md",
+    "docs/validation.md",
     "CONTRIBUTING.md",
     "docs/decisions/README.md",
 ]
@@ -98,6 +99,15 @@ def test_the_notebook_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest
     report: list[str] = []
     found = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=report.append)
     assert found.attempted > 12
+    assert found.failed == 0, "".join(report)
+
+
+def test_the_validation_page_runs_as_it_stands() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/validation.md").read_text(), re.S)
+    test = doctest.DocTestParser().get_doctest("".join(blocks), {}, "docs/validation.md", None, 0)
+    report: list[str] = []
+    found = doctest.DocTestRunner().run(test, out=report.append)
+    assert found.attempted > 6
     assert found.failed == 0, "".join(report)
 
 

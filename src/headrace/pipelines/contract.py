@@ -130,7 +130,10 @@ def _sample(path: Path, settings: SourceSettings) -> pa.Table:
     kind = settings.format or next((k for k in ("parquet", "csv") if k in suffixes), "jsonl")
     try:
         if kind == "csv":
-            return pyarrow.csv.read_csv(path).slice(0, SAMPLE)
+            nulls = pyarrow.csv.ConvertOptions(
+                null_values=list(settings.nulls), strings_can_be_null=True, quoted_strings_can_be_null=False
+            )
+            return pyarrow.csv.read_csv(path, convert_options=nulls).slice(0, SAMPLE)
         if kind == "jsonl":
             return pyarrow.json.read_json(path).slice(0, SAMPLE)
         with pq.ParquetFile(path) as file:

@@ -107,7 +107,7 @@ def _verdict(record: Record) -> dict[str, Any]:
 
 
 def _histories(verdicts: Sequence[dict[str, Any]]) -> tuple[CheckHistory, ...]:
-    """Return the checks of the newest verdict that measured anything, the failed first, each with its past."""
+    """Return the checks of the newest verdict, the failed first, each with its past."""
     by_name: dict[str, list[dict[str, Any] | None]] = {}
     for place, verdict in enumerate(reversed(verdicts)):
         for result in results_of(verdict):
@@ -117,10 +117,18 @@ def _histories(verdicts: Sequence[dict[str, Any]]) -> tuple[CheckHistory, ...]:
             past += [None] * (place + 1 - len(past))
     found = []
     for past in by_name.values():
-        newest = next(r for r in reversed(past) if r is not None)
-        values = tuple(None if r is None else r.get("value", 0.0 if r["status"] != "undefined" else None) for r in past)
-        found.append(CheckHistory(newest, values, tuple("" if r is None else r["status"] for r in past)))
+        if past[-1] is not None:  # what the newest verdict did not ask is no check of today
+            statuses = tuple("" if r is None else r["status"] for r in past)
+            found.append(CheckHistory(past[-1], tuple(map(_value, past)), statuses))
     return tuple(sorted(found, key=lambda c: (WORST[c.newest["status"]], c.newest["name"])))
+
+
+def _value(result: dict[str, Any] | None) -> float | None:
+    """Return what was measured: of a check of single rows that passed, that no row failed."""
+    if result is None or result["status"] == "undefined":
+        return None
+    value: float | None = result.get("value")
+    return 0.0 if value is None and result["status"] == "passed" else value
 
 
 def _line(check: CheckHistory) -> list[Any]:

@@ -112,7 +112,7 @@ def _asked(query: str, table: pa.Table, definition: SourceDefinition, name: str,
 
 
 def _fetched(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
-    return connection.execute(query).to_arrow_table()
+    return connection.sql(query).to_arrow_table()
 
 
 def _called(

@@ -25,7 +25,7 @@ from headrace.core.time import Clock, Instant, SystemClock
 from headrace.sources.definition import Source, SourceDefinition, definition_of
 from headrace.sources.values import plain
 from headrace.validation.baseline import Baseline, ColumnTally, distance_result, given
-from headrace.validation.blocks import Block, Broken, Places, judge_conditions, judge_rules
+from headrace.validation.blocks import BLOCK_ROWS, Block, Broken, Places, judge_conditions, judge_rules
 from headrace.validation.custom import measured_by
 from headrace.validation.definition import Distance, Freshness, Honest, Measured, Missing, NullRate, RowCount, Severity
 from headrace.validation.keys import KeySet, UniqueTally, dangling, later
@@ -51,12 +51,15 @@ def validate(
     clock: Clock | None = None,
     keep: int = KEEP,
     threads: int | None = None,
+    block_rows: int = BLOCK_ROWS,
 ) -> Findings:
     """Check a table or files against a source's declared columns and checks; nothing is written.
 
     `data` is a path, several paths, or a table of any library that speaks Arrow. `references` gives the values, or a
     table with the column, that each foreign key refers to: `{Users.user_id: users}`. `baseline` is what
-    `validation.baseline.baseline_of` made. What is due, fresh or missing is judged at `as_of` (ISO 8601), by default now. At most `keep` bad rows are returned, all are counted.
+    `validation.baseline.baseline_of` made. What is due, fresh or missing is judged at `as_of` (ISO 8601), by default now.
+    At most `keep` bad rows are returned, all are counted. Memory grows with `threads` times `block_rows`: fewer rows
+    suit very wide tables.
 
     Raises:
         SchemaChanged: a declared column is missing, of another type, or there twice.
@@ -67,7 +70,7 @@ def validate(
     now = int((clock or SystemClock()).now() if as_of is None else Instant.parse(as_of))
     examination = Examination(definition, references or {}, baseline or {}, now, keep)
     try:
-        units = units_of(definition, data, settings or SourceSettings())
+        units = units_of(definition, data, settings or SourceSettings(), block_rows)
         return examination.run(units, threads or len(os.sched_getaffinity(0)))
     finally:
         examination.close()
@@ -270,6 +273,8 @@ class Examination:
             key = (quantity.column.name, quantity.against or None)
             return distance_result(check, self.tallies.get(key))
         if isinstance(quantity, Measured):
+            if not self.rows:
+                return outcome(check, None, "", 0, "no rows")
             tables = [block.table(self.definition.columns) for unit in units for block in unit.read()]
             value = measured_by(quantity.by, pa.concat_tables(tables), self.definition, check.limit.location)
             return outcome(check, value, f"{value:.6g}", self.rows)

@@ -191,14 +191,15 @@ class KeySet:
                 np.unique(words)
             )
             return
-        numbers = np.unique(numbers_of(known))
-        self.numbers = numbers
+        numbers = numbers_of(known)
         self.table: Mask | None = None
         if len(numbers) and numbers.dtype.kind == "i":
-            self.low, self.high = int(numbers[0]), int(numbers[-1])
+            self.low, self.high = int(numbers.min()), int(numbers.max())
             if self.high - self.low < SPAN * len(numbers) + 65_536:
                 self.table = np.zeros(self.high - self.low + 1, bool)
                 self.table[numbers - self.low] = True
+        if self.table is None:
+            self.numbers = np.sort(numbers)
 
     def lacks(self, values: pa.Array) -> Mask | None:
         """Return which values are not null and not among the known; None if none."""

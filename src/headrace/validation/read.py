@@ -38,7 +38,9 @@ class Unit:
         return any(self.offset <= offset < self.offset + self.rows for offset in offsets)
 
 
-def units_of(definition: SourceDefinition, data: Any, settings: SourceSettings) -> list[Unit]:
+def units_of(
+    definition: SourceDefinition, data: Any, settings: SourceSettings, block_rows: int = BLOCK_ROWS
+) -> list[Unit]:
     """Return the pieces of a table, or of one or more files.
 
     Raises:
@@ -48,9 +50,9 @@ def units_of(definition: SourceDefinition, data: Any, settings: SourceSettings) 
     """
     if isinstance(data, (str, Path)):
         files = find_files(definition, settings.model_copy(update={"path": str(data)}), Path())
-        return _units_of_files(definition, files, settings)
+        return _units_of_files(definition, files, settings, block_rows)
     if isinstance(data, (list, tuple)) and data and all(isinstance(item, (str, Path)) for item in data):
-        return _units_of_files(definition, [Path(item) for item in data], settings)
+        return _units_of_files(definition, [Path(item) for item in data], settings, block_rows)
     try:
         table = data if isinstance(data, pa.Table) else pa.table(data)
     except (TypeError, ValueError, pa.ArrowException) as error:
@@ -61,27 +63,31 @@ def units_of(definition: SourceDefinition, data: Any, settings: SourceSettings) 
             expected="a path, paths, or a table of pandas, polars, Arrow or DuckDB",
         ) from error
     names = _wanted(definition, settings, table.column_names, "the table")
-    return list(_slices(definition, settings, table.select(list(names.values())), names, 0, "the table"))
+    return list(_slices(definition, settings, table.select(list(names.values())), names, (0, block_rows), "the table"))
 
 
-def _units_of_files(definition: SourceDefinition, files: Sequence[Path], settings: SourceSettings) -> list[Unit]:
+def _units_of_files(
+    definition: SourceDefinition, files: Sequence[Path], settings: SourceSettings, block_rows: int
+) -> list[Unit]:
     units: list[Unit] = []
     for file in files:
         offset = units[-1].offset + units[-1].rows if units else 0
         kind = settings.format or file.suffix[1:].lower()
         if kind == "parquet":
-            units += _row_groups(definition, settings, file, offset)
+            units += _row_groups(definition, settings, file, offset, block_rows)
         else:
             table, refused = place(definition, read_file(definition, settings, file), shown(str(file)))
             names = {name: name for name in table.column_names}
             plain = SourceSettings()
-            parts = list(_slices(definition, plain, table, names, offset, shown(str(file))))
+            parts = list(_slices(definition, plain, table, names, (offset, block_rows), shown(str(file))))
             units += parts
             units.append(Unit(offset + table.num_rows, 0, lambda: iter(()), refused))
     return units
 
 
-def _row_groups(definition: SourceDefinition, settings: SourceSettings, file: Path, offset: int) -> Iterator[Unit]:
+def _row_groups(
+    definition: SourceDefinition, settings: SourceSettings, file: Path, offset: int, block_rows: int
+) -> Iterator[Unit]:
     where = shown(str(file))
     try:
         with pq.ParquetFile(file) as opened:
@@ -90,6 +96,9 @@ def _row_groups(definition: SourceDefinition, settings: SourceSettings, file: Pa
         raise _unreadable(definition, where, error) from error
     names = _wanted(definition, settings, present, where)
     texts = _few_texts(definition, metadata, names)
+    if not metadata.num_rows:
+        yield from _slices(definition, settings, pq.read_table(file), names, (offset, block_rows), where)
+        return
     for group in range(metadata.num_row_groups):
         rows = metadata.row_group(group).num_rows
 
@@ -98,7 +107,7 @@ def _row_groups(definition: SourceDefinition, settings: SourceSettings, file: Pa
                 with pq.ParquetFile(file, read_dictionary=texts) as opened:
                     columns = list(names.values())
                     for batch in opened.iter_batches(
-                        BLOCK_ROWS, row_groups=[group], columns=columns, use_threads=False
+                        block_rows, row_groups=[group], columns=columns, use_threads=False
                     ):
                         yield _typed(definition, settings, batch, names, start, where)
                         start += batch.num_rows
@@ -114,11 +123,12 @@ def _slices(
     settings: SourceSettings,
     table: pa.Table,
     names: dict[str, str],
-    offset: int,
+    pieces: tuple[int, int],
     where: str,
 ) -> Iterator[Unit]:
-    for start in range(0, table.num_rows, BLOCK_ROWS):
-        part = table.slice(start, BLOCK_ROWS)
+    offset, block_rows = pieces
+    for start in range(0, max(table.num_rows, 1), block_rows):  # of no rows too, every check has a result
+        part = table.slice(start, block_rows)
 
         def read(part: pa.Table = part, at: int = offset + start) -> Iterator[Block]:
             yield _typed(definition, settings, part, names, at, where)

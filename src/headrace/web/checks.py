@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from headrace.core.time import Instant, SystemClock
+from headrace.core.time import SECOND, Instant, SystemClock
 from headrace.pipelines.project import Project
 from headrace.pipelines.verdicts import CheckHistory, SourceVerdicts, read_verdicts
 from headrace.stats.profiles import Profile, compare
@@ -39,7 +39,9 @@ def render_checks(title: str, sources: Sequence[SourceVerdicts], *, at: int) -> 
     """
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(files("headrace.web").joinpath(TEMPLATE).read_text("utf-8"))
-    return template.render(title=title, at=Instant(at).isoformat(), sources=[_source(s) for s in sources])
+    return template.render(
+        title=title, at=Instant(at // SECOND * SECOND).isoformat(), sources=[_source(s) for s in sources]
+    )
 
 
 def _source(found: SourceVerdicts) -> dict[str, Any]:
