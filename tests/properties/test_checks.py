@@ -188,7 +188,10 @@ def _ks(prices: list[float]) -> float | None:
         return None
     base = BASE["price"].to_pylist()
     edges = BASELINE["price"].edges
-    return max(abs(sum(p < e for p in held) / len(held) - sum(p < e for p in base) / len(base)) for e in edges)
+    gaps: list[float] = [
+        abs(sum(p < e for p in held) / len(held) - sum(p < e for p in base) / len(base)) for e in edges
+    ]
+    return max(gaps)
 
 
 def asked(rows: list[dict[str, Any]], block_rows: int, *, coded: bool, threads: int) -> Findings:

@@ -188,10 +188,7 @@ def missing(period: str) -> Quantity:
 
     Periods are whole ones since 1970 in UTC; one counts once it is over.
     """
-    length = duration(period)
-    if length <= 0:
-        raise DefinitionError("a period is longer than nothing", where=user_location(), got=period, expected='"1d"')
-    return Missing(length)
+    return Missing(duration(period))
 
 
 def psi(column: Column[Any], *, against: Mapping[Any, float] | None = None) -> Quantity:
