@@ -108,6 +108,8 @@ class Examination:
         self.severities: dict[str, str] = {}
         self.rows = self.bad = 0
         self.kept: list[pa.Table] = []
+        self.repeats: set[int] = set()  # rows that are bad for nothing but a key that another has
+        self.more: dict[str, list[str]] = {}  # what rows that are bad anyway broke beside
         self.refused = quarantine_schema().empty_table()
 
     def run(self, units: Sequence[Unit], threads: int) -> Findings:
@@ -150,16 +152,20 @@ class Examination:
     def _parts(self, unit: Unit) -> list[Part]:
         return [self._part(block) for block in unit.read()]
 
-    def _part(self, block: Block) -> Part:
-        """Ask everything of one block; runs in any thread and changes nothing."""
+    def _broken(self, block: Block) -> list[Broken]:
+        """Return what the checks of single rows say of a block."""
         broken = judge_rules(self.plan, block) + judge_conditions(self.plan, block)
         for reference, known in zip(self.plan.references, self.known, strict=True):
             if known is not None:
                 places, rows = dangling(block, reference.check.column, known)
                 broken.append(Broken(str(reference.check), reference.severity, places, rows))
+        return broken
+
+    def _part(self, block: Block) -> Part:
+        """Ask everything of one block; runs in any thread and changes nothing."""
+        broken = self._broken(block)
         samples = {i: _samples(block, b.bad[:SAMPLES]) for i, b in enumerate(broken) if len(b.bad)}
-        failing = [b for b in broken if len(b.bad) and b.severity != "warn"]
-        bad = np.unique(np.concatenate([b.bad for b in failing])) if failing else np.empty(0, np.int64)
+        failing, bad = _failing(broken)
         return Part(
             block.offset,
             block.rows,
@@ -212,12 +218,15 @@ class Examination:
         self.samples[name] = (*held, *_samples(block, places[: SAMPLES - len(held)]))
         if severity == "warn":
             return
-        broken = [Broken(name, severity, places, block.rows)]
-        rows = _quarantined(block, places, broken, self.now)
-        before = pa.concat_tables(self.kept)["id"].to_pylist() if self.kept else []
-        fresh = [row["id"] not in set(before) for row in rows.to_pylist()]
-        self.bad += sum(fresh)
-        self.kept.append(rows.filter(pa.array(fresh)))
+        _, bad = _failing(self._broken(block))
+        again = [row for row in places.tolist() if block.offset + row in self.repeats]
+        fresh = np.setdiff1d(places, np.union1d(bad, np.array(again, np.int64)))
+        self.bad += len(fresh)
+        self.repeats.update((block.offset + fresh).tolist())
+        room = max(0, self.keep - sum(t.num_rows for t in self.kept))
+        self.kept.append(_quarantined(block, fresh[:room], [Broken(name, severity, fresh, block.rows)], self.now))
+        for row in np.setdiff1d(places, fresh).tolist():
+            self.more.setdefault(quarantine_id(self.definition.name, block.offset + row), []).append(name)
 
     def _refuse(self, unit: Unit) -> None:
         """Count the rows of a file that could not be read as rows at all."""
@@ -244,6 +253,8 @@ class Examination:
         results.append(self._too_many())
         results += [self._measured(m, units) for m in self.plan.measures]
         kept = pa.concat_tables(self.kept).slice(0, self.keep) if self.kept else quarantine_schema().empty_table()
+        if self.more:
+            kept = _with_reasons(kept, self.more)
         stop = any(r.status == "failed" and r.severity == "stop" for r in results)
         action: Action = "stop" if stop else "quarantine" if self.bad else "pass"
         profiles = {key[0]: tally.profile() for key, tally in self.tallies.items() if key[1] is None}
@@ -309,6 +320,19 @@ def _keys(references: Mapping[Any, Any], target: Column[Any]) -> KeySet | None:
                 found = pa.table(found)[target.renamed or target.name]
             return KeySet(found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found)
     return None
+
+
+def _failing(broken: Sequence[Broken]) -> tuple[list[Broken], Places]:
+    """Return the checks whose bad rows may not pass, and those rows."""
+    failing = [b for b in broken if len(b.bad) and b.severity != "warn"]
+    return failing, np.unique(np.concatenate([b.bad for b in failing])) if failing else np.empty(0, np.int64)
+
+
+def _with_reasons(rows: pa.Table, more: Mapping[str, Sequence[str]]) -> pa.Table:
+    """Return quarantined rows with further reasons."""
+    pairs = zip(rows["id"].to_pylist(), rows["reason"].to_pylist(), strict=True)
+    told = ["\n".join([reason, *more.get(name, ())]) for name, reason in pairs]
+    return rows.set_column(rows.column_names.index("reason"), "reason", pa.array(told, pa.string()))
 
 
 def _samples(block: Block, rows: Places) -> tuple[str, ...]:
