@@ -18,7 +18,7 @@ from headrace.sources.plan import reveal_schema
 from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, STATED
 from headrace.sources.values import arrow_type
 from headrace.storage.tables import Tables
-from headrace.storage.tables.protocol import Commit, Position
+from headrace.storage.tables.protocol import Commit, Filter, Position
 
 FIXED = (ROW_ID, ARRIVAL, STATED, CONTENT)
 
@@ -44,8 +44,10 @@ def append_reveals(
     return tables.append(name, _with_bits(reveals, places).select([*FIXED, *order]), position=position)
 
 
-def read_source(tables: Tables, source: SourceDefinition) -> pa.Table:
-    """Return a source's accepted reveals in the columns of its class; none states a column that came later.
+def read_source(tables: Tables, source: SourceDefinition, where: Sequence[Filter] = ()) -> pa.Table:
+    """Return a source's accepted reveals, or those that meet all of `where`, in the columns of its class.
+
+    None states a column that came later.
 
     Raises:
         DataError: it has none yet.
@@ -57,7 +59,7 @@ def read_source(tables: Tables, source: SourceDefinition) -> pa.Table:
             f"{source.name} has no rows yet", where=source.location, next_step="headrace run, which takes them in"
         )
     there = [c.name for c in source.columns if c.name in known]
-    table = tables.read(reveals_table(source.name), columns=[*FIXED, *there])
+    table = tables.read(reveals_table(source.name), columns=[*FIXED, *there], where=where)
     for place, c in enumerate(source.columns):
         if c.name not in known:
             table = table.add_column(len(FIXED) + place, c.name, pa.nulls(table.num_rows, arrow_type(c.dtype)))
