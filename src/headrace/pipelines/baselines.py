@@ -19,7 +19,8 @@ from headrace.pipelines.stores import open_stores
 from headrace.pipelines.view import Table, View
 from headrace.sources.batch import load
 from headrace.sources.definition import SourceDefinition
-from headrace.sources.record import ROW_ID, STATED
+from headrace.sources.record import ROW_ID
+from headrace.sources.stated import Stated
 from headrace.storage.blobs import Blobs
 from headrace.storage.ledger import Entry, Ledger
 from headrace.validation.baseline import (
@@ -113,7 +114,7 @@ def show_baseline(project: Project, name: str, *, state: str | None) -> View:
 def _profiled(
     source: SourceDefinition, table: pa.Table, first: int | None, end: int | None
 ) -> tuple[dict[str, ColumnBaseline], int]:
-    stated, kept = table[STATED].to_numpy(), pc.is_valid(table[source.time.name])
+    stated, kept = Stated.of(table), pc.is_valid(table[source.time.name])
     for bound, compare in ((first, pc.greater_equal), (end, pc.less)):
         if bound is not None:
             kept = pc.and_(kept, pc.fill_null(compare(table[source.time.name], bound), False))
@@ -121,8 +122,7 @@ def _profiled(
     inside = pc.is_in(table[ROW_ID], value_set=ids).to_numpy()
     found: dict[str, ColumnBaseline] = {}
     for place, column in enumerate(source.columns):
-        says = (stated >> place & 1).astype(bool)
-        found |= baseline_of(source, table.filter(pa.array(says & inside)), only=column)
+        found |= baseline_of(source, table.filter(pa.array(stated.says(place) & inside)), only=column)
     return found, len(ids)
 
 

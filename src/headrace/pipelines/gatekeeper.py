@@ -36,7 +36,7 @@ def stopped_rows(batch: RevealBatch, verdict: Verdict, where: str) -> pa.Table:
     """
     why = "its batch was stopped: " + "; ".join(f"{r.name}: {r.measured}" for r in verdict.failed[:3])
     known, at = set(verdict.quarantined["id"].to_pylist()), int(verdict.at)
-    rows = [quarantined_row(batch.source, row, where, why, at) for row in batch.table.to_pylist()]
+    rows = [quarantined_row(batch.source, reveal, where, why, at) for reveal in batch.reveals()]
     return pa.Table.from_pylist([row for row in rows if row["id"] not in known], quarantine_schema())
 
 

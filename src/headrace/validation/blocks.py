@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from headrace.core.expressions import Column
 from headrace.sources.definition import SourceDefinition
-from headrace.sources.record import ARRIVAL, STATED, RevealBatch
+from headrace.sources.record import ARRIVAL, RevealBatch
+from headrace.sources.stated import Stated
 from headrace.validation.plan import ValidationPlan
 
 Mask = NDArray[np.bool_]
@@ -24,7 +25,7 @@ BLOCK_ROWS = 250_000  # of 20 columns some 40 MB: enough for vectors, and little
 class Block:
     """Hold some rows: the declared columns in their declared types (texts perhaps as dictionaries).
 
-    `offset` counts the rows before. `stated` is the reveals' mask of stated columns, None where every row states all;
+    `offset` counts the rows before. `stated` says which columns the reveals state, None where every row states all;
     `arrival` holds microseconds UTC, None where none was observed.
     """
 
@@ -32,15 +33,14 @@ class Block:
     columns: Mapping[str, pa.Array]
     rows: int
     offset: int = 0
-    stated: NDArray[np.int64] | None = None
+    stated: Stated | None = None
     arrival: NDArray[np.int64] | None = None
 
     def says(self, *columns: Column[Any]) -> Mask | None:
         """Return which rows state all of some columns; None where all do."""
         if self.stated is None:
             return None
-        wanted = sum(1 << self.source.index[c] for c in columns)
-        stating: Mask = (self.stated & wanted) == wanted
+        stating = self.stated.says_all([self.source.index[c] for c in columns])
         return None if stating.all() else stating
 
     def stating(self, *columns: Column[Any]) -> int:
@@ -76,7 +76,7 @@ def blocks_of(batch: RevealBatch) -> Iterator[Block]:
     for start in range(0, len(batch), BLOCK_ROWS):
         part = batch.table.slice(start, BLOCK_ROWS).combine_chunks()
         columns = {c.name: whole(part[c.name]) for c in batch.source.columns}
-        stated, arrival = whole(part[STATED]).to_numpy(), whole(part[ARRIVAL]).to_numpy()
+        stated, arrival = Stated.of(part), whole(part[ARRIVAL]).to_numpy()
         yield Block(batch.source, columns, part.num_rows, start, stated, arrival)
 
 

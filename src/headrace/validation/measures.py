@@ -13,7 +13,8 @@ import numpy as np
 from headrace.core.identity import row_hash
 from headrace.core.time import DAY, Instant, format_duration
 from headrace.sources.definition import shift_of
-from headrace.sources.record import ARRIVAL, ROW_ID, STATED, RevealBatch
+from headrace.sources.record import ARRIVAL, ROW_ID, RevealBatch
+from headrace.sources.stated import Stated
 from headrace.validation.definition import NullRate
 from headrace.validation.plan import Measure
 from headrace.validation.record import CheckResult, Status
@@ -243,8 +244,7 @@ def _day(day: int) -> str:
 
 
 def _stated(batch: RevealBatch, name: str) -> Any:
-    place = batch.source.index[batch.source.by_name[name]]
-    return (batch.table[STATED].to_numpy() >> place & 1).astype(bool)
+    return Stated.of(batch.table).says(batch.source.index[batch.source.by_name[name]])
 
 
 def _cells(batch: RevealBatch, name: str) -> Iterator[tuple[int, Any]]:

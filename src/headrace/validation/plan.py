@@ -16,7 +16,6 @@ from headrace.core.expressions import Column, Expr, columns_of, on_table, type_o
 from headrace.core.limits import Limit, Statistic
 from headrace.core.time import DAY
 from headrace.sources.definition import SourceDefinition, definition_of
-from headrace.sources.record import STATED
 from headrace.validation.custom import condition_of, refuse_unreadable
 from headrace.validation.definition import (
     Checks,
@@ -108,18 +107,6 @@ class ValidationPlan:
         return [
             rule.name for rule in self.rules if rule.column.name in event and rule.bad_value(event[rule.column.name])
         ]
-
-    def judge(self, table: pa.Table) -> list[tuple[Rule, Mask, int]]:
-        """Return each rule with its bad rows among a table of reveals, and how many rows state its column."""
-        import numpy as np
-
-        stated = table[STATED].to_numpy()
-        found = []
-        for rule in self.rules:
-            says = (stated >> rule.place & 1).astype(bool)
-            bad = rule.bad_values(table[rule.column.name].combine_chunks())
-            found.append((rule, np.zeros(len(says), bool) if bad is None else bad & says, int(says.sum())))
-        return found
 
 
 def plan_validation(definition: SourceDefinition) -> ValidationPlan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -166,14 +166,19 @@ def quarantine_schema() -> pa.Schema:
 
     `id` names the row by what it is, so that the same row found again is the same. `at` is the verdict's moment,
     `position` where the row stood in what was delivered, `reason` which checks it broke, one a line, and `payload` what
-    it stated, as JSON. `row_id`, `arrival` (microseconds UTC), `stated` and `content` are the reveal's, null for rows
+    it stated, as JSON. `row_id`, `arrival` (microseconds UTC), `stated` (see `stated_text`) and `content` are the reveal's, null for rows
     that could not become one.
     """
     import pyarrow as pa
 
-    texts = [(name, pa.string()) for name in ("id", "source", "position", "reason", "payload")]
-    numbers = [(name, pa.int64()) for name in ("at", "arrival", "stated", "content")]
+    texts = [(name, pa.string()) for name in ("id", "source", "position", "reason", "payload", "stated")]
+    numbers = [(name, pa.int64()) for name in ("at", "arrival", "content")]
     return pa.schema([*texts, ("row_id", pa.binary()), *numbers])
+
+
+def stated_text(places: Sequence[int]) -> str:
+    """Return places of columns as a quarantined row keeps them: the number whose bits they are, in hexadecimal."""
+    return f"{sum(1 << place for place in places):x}"
 
 
 def quarantine_id(*parts: bytes | str | int) -> str:

@@ -14,6 +14,7 @@ from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import Reveal, RevealBatch
 from headrace.sources.run import batch_of
 from headrace.sources.values import typed_value
+from headrace.validation.record import stated_text
 
 
 def released(definition: SourceDefinition, rows: Sequence[Mapping[str, Any]]) -> RevealBatch:
@@ -33,8 +34,7 @@ def _reveal(definition: SourceDefinition, row: Mapping[str, Any]) -> Reveal:
     except ValueError as error:
         raise _changed(definition, row, str(error)) from error
     content = content_of(places, values)
-    same_columns = sum(1 << p for p in places) == row["stated"]
-    if same_columns and content != row["content"]:
+    if stated_text(places) == row["stated"] and content != row["content"]:
         raise _changed(definition, row, "another content")
     return Reveal(row["arrival"], row["row_id"], places, values, content)
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from headrace.core.expressions import Column
 from headrace.sources.plan import expansion_of
-from headrace.sources.record import ROW_ID, STATED, RevealBatch
+from headrace.sources.record import ROW_ID, RevealBatch
+from headrace.sources.stated import Stated
 from headrace.validation.blocks import Block, Broken, Mask, blocks_of, judge_conditions, judge_rules, whole
 from headrace.validation.definition import Severity
 from headrace.validation.keys import KeySet, dangling
@@ -81,7 +82,7 @@ def _at_least_one(batch: RevealBatch) -> list[Block]:
     if len(batch):
         return list(blocks_of(batch))
     columns = {c.name: whole(batch.table[c.name]) for c in batch.source.columns}
-    return [Block(batch.source, columns, 0, 0, np.empty(0, np.int64), np.empty(0, np.int64))]
+    return [Block(batch.source, columns, 0, 0, Stated.of(batch.table), np.empty(0, np.int64))]
 
 
 def _spread(plan: ValidationPlan, condition: Condition) -> bool:
@@ -98,13 +99,13 @@ def _judge_spread(
     table = batch.table if before is None else pa.concat_tables([before.select(batch.table.column_names), batch.table])
     table = table.combine_chunks()
     start = table.num_rows - len(batch)
-    stated = whole(table[STATED]).to_numpy() if table.num_rows else np.empty(0, np.int64)
+    stated = Stated.of(table)
     codes = pc.dictionary_encode(whole(table[ROW_ID])).indices.to_numpy() if table.num_rows else np.empty(0, np.int64)
     found = []
     for condition in conditions:
         filled, there, tells = {}, np.ones(table.num_rows, bool), np.zeros(table.num_rows, bool)
         for column in condition.columns:
-            says = (stated >> plan.source.index[column] & 1).astype(bool)
+            says = stated.says(plan.source.index[column])
             places = _newest(codes, says)
             there, tells = there & (places >= 0), tells | says
             filled[column.name] = whole(table[column.name]).take(pa.array(places, mask=places < 0))
@@ -131,9 +132,8 @@ def _newest(codes: Ints, says: Mask) -> Ints:
 def _judge_unique(unique: Uniqueness, batch: RevealBatch) -> Judged:
     """Find the reveals of a row whose key another row has; if the key is the row's id, what states a row twice."""
     source, columns = batch.source, unique.check.columns
-    stated = batch.table[STATED].to_numpy()
-    wanted = sum(1 << source.index[c] for c in columns)
-    there = (stated & wanted) == wanted
+    stated = Stated.of(batch.table)
+    there = stated.says_all([source.index[c] for c in columns])
     for column in columns:
         there &= batch.table[column.name].is_valid().to_numpy()
     rows = np.flatnonzero(there)
@@ -142,7 +142,7 @@ def _judge_unique(unique: Uniqueness, batch: RevealBatch) -> Judged:
         picked = batch.table.take(pa.array(rows))
         key = _codes([whole(picked[c.name]) for c in columns])
         names_rows = set(source.id_columns) <= set(columns)
-        owner = picked[STATED].to_numpy() if names_rows else _codes([whole(picked[ROW_ID])])
+        owner = stated.take(rows).codes() if names_rows else _codes([whole(picked[ROW_ID])])
         bad[rows[_repeats(key, owner, names_rows)]] = True
     return Judged(str(unique.check), unique.severity, bad, len(rows))
 

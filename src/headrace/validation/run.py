@@ -16,7 +16,8 @@ from headrace.core.identity import row_hash
 from headrace.core.time import DAY, Instant
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.plan import moments_on, reveal_schema
-from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, STATED, RevealBatch
+from headrace.sources.record import ARRIVAL, ROW_ID, Reveal, RevealBatch
+from headrace.sources.stated import Stated
 from headrace.sources.values import arrow_type, plain, refusal_schema
 from headrace.stats.profiles import Profile
 from headrace.validation.baseline import Baseline, ColumnTally
@@ -35,6 +36,7 @@ from headrace.validation.record import (
     Verdict,
     quarantine_id,
     quarantine_schema,
+    stated_text,
 )
 from headrace.validation.reveals import Earlier, Known, judge_reveals
 
@@ -275,10 +277,10 @@ def _held(batch: RevealBatch) -> dict[str, Held]:
     Values are judged whose moment the same reveal tells.
     """
     definition, table = batch.source, batch.table
-    arrival, stated, found = table[ARRIVAL].to_numpy(), table[STATED].to_numpy(), {}
+    arrival, stated, found = table[ARRIVAL].to_numpy(), Stated.of(table), {}
     for place, column in enumerate(definition.columns):
         moment, known = moments_on(definition.moments[column], table)
-        there = known & (stated >> place & 1).astype(bool) & table[column.name].is_valid().to_numpy()
+        there = known & stated.says(place) & table[column.name].is_valid().to_numpy()
         if there.any():
             found[column.name] = Held(int(there.sum()), int((moment[there] <= arrival[there]).sum()))
     return found
@@ -303,18 +305,17 @@ def _quarantine(
     for row in refused.to_pylist():
         told = {name: row[name] for name in ("position", "reason", "payload", "arrival")}
         found.append({"id": quarantine_id(definition.name, row["position"], row["raw"]), **fixed, **told})
-    for at, row in zip(rows.tolist(), picked.to_pylist(), strict=True):
+    for at, reveal in zip(rows.tolist(), RevealBatch(definition, picked).reveals(), strict=True):
         reasons = "\n".join(name for mask, name in broken if mask[at])
-        found.append(quarantined_row(definition, row, where, reasons, now))
+        found.append(quarantined_row(definition, reveal, where, reasons, now))
     return pa.Table.from_pylist(found, quarantine_schema())
 
 
-def quarantined_row(
-    definition: SourceDefinition, row: Mapping[str, Any], where: str, reasons: str, now: int
-) -> dict[str, Any]:
-    """Return a row of a table of reveals as a row of the quarantine (`quarantine_schema`)."""
-    stated = {c.name: plain(c, row[c.name]) for i, c in enumerate(definition.columns) if row[STATED] >> i & 1}
-    name = quarantine_id(definition.name, row[ROW_ID], row[ARRIVAL], row[CONTENT])
+def quarantined_row(definition: SourceDefinition, reveal: Reveal, where: str, reasons: str, now: int) -> dict[str, Any]:
+    """Return a reveal as a row of the quarantine (`quarantine_schema`)."""
+    columns = [definition.columns[place] for place in reveal.places]
+    stated = {c.name: plain(c, value) for c, value in zip(columns, reveal.values, strict=True)}
+    name = quarantine_id(definition.name, reveal.row_id, reveal.arrival, reveal.content)
     told = {"id": name, "source": definition.name, "at": now, "position": where, "reason": reasons}
-    reveal = {"row_id": row[ROW_ID], "arrival": row[ARRIVAL], "stated": row[STATED], "content": row[CONTENT]}
-    return told | reveal | {"payload": orjson.dumps(stated).decode()}
+    told |= {"row_id": reveal.row_id, "arrival": reveal.arrival, "content": reveal.content}
+    return told | {"stated": stated_text(reveal.places), "payload": orjson.dumps(stated).decode()}
