@@ -75,7 +75,7 @@ class History:
         firsts = self.first[versions]
         missing = [place for place in np.unique(firsts).tolist() if place not in self.hashes]
         ids = self.table[ROW_ID].take(pa.array(self.order[missing])).to_pylist()
-        prefix = b"R" + self.source.name.encode() + b"\0"
+        prefix = row_prefix(self.source.name)
         self.hashes.update((place, row_hash(prefix + row)) for place, row in zip(missing, ids, strict=True))
         return np.array([self.hashes[place] for place in firsts.tolist()], np.int64)
 
@@ -111,3 +111,8 @@ class History:
             self.arrival <= t[np.cumsum(np.isin(np.arange(len(self)), self.starts)) - 1], np.arange(len(self)), -1
         )
         return np.maximum.reduceat(arrived, self.starts) if len(self) else np.zeros(0, np.int64)
+
+
+def row_prefix(source: str) -> bytes:
+    """Return what stands before a row's id where rows of several sources are told apart."""
+    return b"R" + source.encode() + b"\0"

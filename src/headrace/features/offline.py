@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -49,11 +49,100 @@ class Values:
         return pa.table(columns)
 
 
-class OfflineFeatures:
-    """Compute features of many rows at once from histories of the plan's sources."""
+class Keys(NamedTuple):
+    """Hold the distinct encoded keys of rows, and for each row the place of its own, -1 where a part is null."""
 
-    def __init__(self, plan: FeaturePlan, histories: Mapping[str, History]) -> None:
-        self.plan, self.histories = plan, histories
+    distinct: list[bytes]
+    place: Ints
+
+    @classmethod
+    def of(cls, columns: Sequence[pa.ChunkedArray]) -> Keys:
+        """Encode the keys that stand in some columns."""
+        return cls(*dense_keys(columns))
+
+
+class LaneAnswers(NamedTuple):
+    """Hold what a lane says of rows: words and statuses, each (rows, outputs), and the texts of outputs that are texts."""
+
+    words: Ints
+    status: NDArray[np.uint8]
+    texts: Mapping[int, pa.Array]
+
+
+class Past(Protocol):
+    """Answer what lanes held at moments of the past."""
+
+    def ask(self, lane: LanePlan, keys: Keys, t: Ints, *, as_of: int | None = None) -> LaneAnswers:
+        """Return a lane's outputs for rows at moments `t`; with `as_of` windows stand at `t` and values are as known then.
+
+        Raises:
+            UserCodeError: an aggregate of the project's own raised.
+        """
+        ...
+
+
+class Histories:
+    """Answer from histories in memory, by source."""
+
+    def __init__(self, histories: Mapping[str, History]) -> None:
+        self.histories = histories
+
+    def ask(self, lane: LanePlan, keys: Keys, t: Ints, *, as_of: int | None = None) -> LaneAnswers:
+        """Return a lane's outputs for rows at moments `t`, see `Past.ask`."""
+        history = self.histories[lane.source.name]
+        events, numbers = lane_events(lane, history)
+        query = np.append(np.array([numbers.get(key, -1) for key in keys.distinct], np.int64), -1)[keys.place]
+        texts = texts_by_id(lane, history) if tells_texts(lane) else {}
+        return answers(lane, events, query, t, texts, as_of=as_of)
+
+
+def tells_texts(lane: LanePlan) -> bool:
+    """Return whether texts themselves are asked for, and not only how many there are."""
+    folded = any(o.aggregate == "fold" and lane.reads_texts(i) for i, o in enumerate(lane.outputs))
+    return folded or any(column.dtype == "str" for column in lane.columns)
+
+
+def answers(
+    lane: LanePlan, events: LaneEvents, query: Ints, t: Ints, texts: Mapping[int, str], *, as_of: int | None = None
+) -> LaneAnswers:
+    """Return a lane's outputs for keys by their numbers, -1 for unknown ones; `texts` holds the texts of ids.
+
+    Raises:
+        UserCodeError: an aggregate of the project's own raised.
+    """
+    back = t if lane.zone is None else civil_times(t, lane.zone)
+    if as_of is not None:
+        living = events.until == NEVER
+        events = LaneEvents(*(getattr(events, field.name)[living] for field in fields(events)))
+        t = np.full(len(t), as_of, np.int64)
+    scanned = scan(lane.lane, lane.outputs, events, query, t, query_at=back)
+    for output in scanned.folds:
+        _fold(lane, output, scanned, texts)
+    told = {}
+    for i, column in enumerate(lane.columns):
+        if column.dtype == "str":
+            ids, status = scanned.words[:, i].tolist(), scanned.status[:, i].tolist()
+            told[i] = pa.array([texts[w] if s == OK else None for w, s in zip(ids, status, strict=True)], pa.string())
+            scanned.words[:, i] = 0
+    return LaneAnswers(scanned.words, scanned.status, told)
+
+
+def _fold(lane: LanePlan, output: int, scanned: Scanned, texts: Mapping[int, str]) -> None:
+    """Call a fold for each query that has values, and put its results where the windows' other results are."""
+    folder = Folder(lane, output)
+    values, ends = scanned.folds[output]
+    starts = np.concatenate([[0], ends[:-1]])
+    for query in np.flatnonzero(scanned.status[:, output] == OK).tolist():
+        part = values[starts[query] : ends[query]]
+        scanned.words[query, output], scanned.status[query, output] = folder.result(part, texts.__getitem__)
+
+
+class OfflineFeatures:
+    """Compute features of many rows at once, from histories of the plan's sources or from what else answers for the past."""
+
+    def __init__(self, plan: FeaturePlan, past: Mapping[str, History] | Past) -> None:
+        self.plan = plan
+        self.past: Past = Histories(past) if isinstance(past, Mapping) else past
 
     def compute(self, rows: pa.Table, t: Ints) -> Values:
         """Return the features of `rows` (the plan's row columns as known at `t`, by their own names) at moments `t`.
@@ -83,40 +172,16 @@ class OfflineFeatures:
     def _bind(
         self, binding: BindingPlan, rows: pa.Table, t: Ints, words: Any, status: Any, texts: dict[str, pa.Array]
     ) -> None:
-        keys, known = dense_keys([rows[k.name] for k in binding.key])
+        keys = Keys.of([rows[k.name] for k in binding.key])
         at = binding.offset
         for lane in binding.lanes:
-            events, numbers = lane_events(lane, self.histories[lane.source.name])
-            query = np.array([numbers.get(key, -1) for key in keys], np.int64)[known] if len(keys) else known
-            query = np.where(known >= 0, query, -1)
-            back = t if lane.zone is None else civil_times(t, lane.zone)
-            scanned = scan(lane.lane, lane.outputs, events, query, t, query_at=back)
-            found, state = scanned.words, scanned.status
-            for output in scanned.folds:
-                self._fold(lane, output, scanned)
-            state[known < 0] = NO_KEY
+            found = self.past.ask(lane, keys, t)
             span = slice(at, at + len(lane.outputs))
-            words[:, span], status[:, span] = found, state
-            for i, column in enumerate(lane.columns, at):
-                if column.dtype == "str":
-                    name = self.plan.columns[i].name
-                    texts[name] = self._texts(lane, words[:, i], status[:, i])
-                    words[:, i] = 0
+            words[:, span], status[:, span] = found.words, found.status
+            status[keys.place < 0, span] = NO_KEY
+            for i, column in found.texts.items():
+                texts[self.plan.columns[at + i].name] = column
             at += len(lane.outputs)
-
-    def _fold(self, lane: LanePlan, output: int, scanned: Scanned) -> None:
-        """Call a fold for each query that has values, and put its results where the windows' other results are."""
-        texts = texts_by_id(lane, self.histories[lane.source.name]) if lane.reads_texts(output) else {}
-        folder = Folder(lane, output)
-        values, ends = scanned.folds[output]
-        starts = np.concatenate([[0], ends[:-1]])
-        for query in np.flatnonzero(scanned.status[:, output] == OK).tolist():
-            part = values[starts[query] : ends[query]]
-            scanned.words[query, output], scanned.status[query, output] = folder.result(part, texts.__getitem__)
-
-    def _texts(self, lane: LanePlan, words: Ints, status: NDArray[np.uint8]) -> pa.Array:
-        known = texts_by_id(lane, self.histories[lane.source.name])
-        return pa.array([known[int(w)] if s == OK else None for w, s in zip(words, status, strict=True)], pa.string())
 
     def _set(self, i: int, column: pa.ChunkedArray, words: Any, status: Any, texts: dict[str, pa.Array]) -> None:
         if self.plan.columns[i].dtype == "str":
@@ -185,7 +250,9 @@ def dense_keys(columns: Sequence[pa.ChunkedArray]) -> tuple[list[bytes], Ints]:
         part = pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False).astype(np.int64)
         codes = codes * max(len(encoded.dictionary), 1) + part
         dictionaries.append(encoded.dictionary.to_pylist())
-    distinct, place = np.unique(codes, return_inverse=True)
+    distinct, known = np.unique(codes[~null], return_inverse=True)
+    place = np.full(len(codes), -1, np.int64)
+    place[~null] = known
     keys = []
     for code in distinct.tolist():
         parts = []
@@ -193,11 +260,19 @@ def dense_keys(columns: Sequence[pa.ChunkedArray]) -> tuple[list[bytes], Ints]:
             code, at = divmod(code, max(len(dictionary), 1))
             parts.append(dictionary[at] if dictionary else None)
         keys.append(encode_key(parts[::-1]) or b"")
-    return keys, np.where(null, -1, place)
+    return keys, place
 
 
 def lane_events(plan: LanePlan, history: History) -> tuple[LaneEvents, dict[bytes, int]]:
     """Return a lane's event versions, each with the span of arrivals in which it held, and the number of each key."""
+    events, keys, kept = lane_versions(plan, history)
+    tied = tied_events(events)
+    events.row[tied] = history.row_hashes(kept[tied])
+    return events, {k: i for i, k in enumerate(keys)}
+
+
+def lane_versions(plan: LanePlan, history: History) -> tuple[LaneEvents, list[bytes], Ints]:
+    """Return a lane's event versions without their rows' hashes, the keys by number, and each one's place in the history."""
     reads = tuple(sorted(plan.reads, key=lambda c: plan.source.index[c]))
     table, arrival = history.read(reads)
     keys, key = dense_keys([table[c.name] for c in plan.entity])
@@ -220,18 +295,16 @@ def lane_events(plan: LanePlan, history: History) -> tuple[LaneEvents, dict[byte
         moment, standing = _positions(plan.on, plan.zone, table)
         valid &= standing
     kept, until = _runs(history, valid, [key, moment, arrival, *words.T, *nulls.T])
-    row, tied = np.zeros(len(kept), np.int64), _tied(key[kept], moment[kept], arrival[kept])
-    row[tied] = history.row_hashes(kept[tied])
     events = LaneEvents(
         key=key[kept],
         moment=moment[kept],
         arrival=arrival[kept],
         until=until,
-        row=row,
+        row=np.zeros(len(kept), np.int64),
         words=np.ascontiguousarray(words[kept]),
         nulls=np.ascontiguousarray(nulls[kept]),
     )
-    return events, {k: i for i, k in enumerate(keys)}
+    return events, keys, kept
 
 
 def _positions(on: Moment, zone: str | None, table: pa.Table) -> tuple[Ints, NDArray[np.bool_]]:
@@ -253,11 +326,11 @@ def texts_by_id(plan: LanePlan, history: History) -> dict[int, str]:
     return known
 
 
-def _tied(key: Ints, moment: Ints, arrival: Ints) -> Ints:
+def tied_events(events: LaneEvents) -> Ints:
     """Return the places of events that only their row's hash can put in order."""
-    order = np.lexsort((arrival, moment, key))
+    order = np.lexsort((events.arrival, events.moment, events.key))
     same = np.ones(max(len(order) - 1, 0), bool)
-    for column in (key, moment, arrival):
+    for column in (events.key, events.moment, events.arrival):
         same &= column[order[1:]] == column[order[:-1]]
     tied = np.zeros(len(order), bool)
     tied[order[1:][same]] = True
@@ -304,8 +377,13 @@ def histories_of(plan: FeaturePlan, reveals: Mapping[str, pa.Table], as_of: int)
     """
     missing = [s.name for s in plan.sources if s.name not in reveals]
     if missing:
-        raise DataError("no data for a source", got=missing, expected="ingested rows", next_step="headrace run")
+        raise no_data(missing)
     return {s.name: History.build(s, reveals[s.name], as_of) for s in plan.sources}
+
+
+def no_data(missing: Sequence[str]) -> DataError:
+    """Return the error for sources without reveals."""
+    return DataError("no data for a source", got=missing, expected="ingested rows", next_step="headrace run")
 
 
 def rows_at(history: History, version: Ints) -> pa.Table:

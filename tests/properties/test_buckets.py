@@ -1,0 +1,55 @@
+"""Features are the same bits in 1, 7 and 64 buckets, in process and on every engine, for any log of reveals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from headrace.engines import Engine
+from headrace.engines.local import LocalEngine
+from headrace.features.buckets import BucketedPast, lanes_of
+from headrace.features.history import History
+from headrace.features.offline import OfflineFeatures, Values
+from headrace.sources.run import batch_of
+from headrace.sources.values import arrow_type
+from tests.properties.test_oracle_windows import PLAN, asked_of, whole_log
+
+
+def same(found: Values, expected: Values) -> bool:
+    """Say whether two sets of values agree in every bit, status and text."""
+    assert found.texts.keys() == expected.texts.keys()
+    texts = all(found.texts[name].to_pylist() == expected.texts[name].to_pylist() for name in expected.texts)
+    return texts and bool((found.words == expected.words).all() and (found.status == expected.status).all())
+
+
+class Case:
+    """Hold a made-up log, what is asked of it, and the answers of one bucket in memory."""
+
+    def __init__(self, seed: int, reveals: int, rows: int) -> None:
+        random = Random(seed)
+        log, asked = whole_log(random, reveals // 6 + 1, reveals), asked_of(random, rows)
+        self.reveals = {s.name: batch_of(s, [r for name, r in log if name == s.name]).table for s in PLAN.sources}
+        self.t = np.array([t for _, t in asked], np.int64)
+        columns = {c.name: pa.array([row[i] for row, _ in asked], arrow_type(c.dtype)) for i, c in enumerate(PLAN.row)}
+        self.rows, self.as_of = pa.table(columns), int(self.t.max(initial=0))
+        histories = {s.name: History.build(s, self.reveals[s.name], self.as_of) for s in PLAN.sources}
+        self.expected = OfflineFeatures(PLAN, histories).compute(self.rows, self.t)
+
+    def computed(self, engine: Engine, folder: Path, buckets: int, **given: Any) -> Values:
+        largest = max(table.num_rows for table in self.reveals.values())
+        size = -(-largest // buckets)
+        settings: dict[str, Any] = {"as_of": self.as_of, "engine": engine, "folder": folder, "bucket_rows": size}
+        past = BucketedPast(PLAN.sources, lanes_of(PLAN), self.reveals, **(settings | given))
+        return OfflineFeatures(PLAN, past).compute(self.rows, self.t)
+
+
+@pytest.mark.parametrize("buckets", [1, 7, 64])
+@pytest.mark.parametrize(("seed", "reveals", "rows"), [(1, 1_500, 500), (2, 70, 40)])
+def test_buckets_do_not_change_a_bit(tmp_path: Path, seed: int, reveals: int, rows: int, buckets: int) -> None:
+    case = Case(seed, reveals, rows)
+    assert same(case.computed(LocalEngine(), tmp_path, buckets), case.expected)
