@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headrace.engines.find import open_engine
+from headrace.engines.find import check_engine, open_engine
 from headrace.engines.protocol import Buckets, Capabilities, Engine, Function, Progress, Tables
 
-__all__ = ["Buckets", "Capabilities", "Engine", "Function", "Progress", "Tables", "open_engine"]
+__all__ = ["Buckets", "Capabilities", "Engine", "Function", "Progress", "Tables", "check_engine", "open_engine"]

@@ -10,13 +10,15 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from headrace.core.errors import BadUrl, MissingExtra, did_you_mean
+from headrace.core.settings import EngineSettings
 
 if TYPE_CHECKING:
     from headrace.engines.protocol import Engine
 
-RETRIES = 2
+RETRIES: int = EngineSettings.model_fields["retries"].default
 EMBEDDED = {
     "local": "headrace.engines.local:LocalEngine",
+    "processes": "headrace.engines.processes:ProcessEngine",
     "ray": "headrace.engines.ray:RayEngine",
     "spark": "headrace.engines.spark:SparkEngine",
 }
@@ -42,20 +44,40 @@ def open_engine(url: str = "local:", *, retries: int = RETRIES) -> Engine:
         MissingExtra: the engine's package is not installed.
         Unavailable: it cannot be started or reached.
     """
+    name, options = _named(url)
+    factory = _plugin(name) if name not in EMBEDDED else _load(name)
+    found: Engine = factory(options, retries=retries)
+    return found
+
+
+def check_engine(url: str) -> None:
+    """Find out whether there is such an engine, without importing or starting it.
+
+    Raises:
+        BadUrl, MissingExtra: as `open_engine`.
+    """
+    name, _ = _named(url)
+    if name not in EMBEDDED:
+        _plugin(name)
+
+
+def _named(url: str) -> tuple[str, dict[str, str]]:
+    """Return the name of a URL's engine and its options."""
     match = _URL.fullmatch(url)
     if match is None:
         raise BadUrl("not an engine", where="[engines]", got=repr(url), expected="local:, ray: or spark:")
     scheme = match["scheme"]
-    given = _options(scheme, match["options"])
-    if scheme == "local" and "processes" in given:
-        factory = _load("headrace.engines.processes:ProcessEngine")
-    elif scheme in EMBEDDED:
-        _refuse_missing(scheme)
-        factory = _load(EMBEDDED[scheme])
-    else:
-        factory = _plugin(scheme)
-    found: Engine = factory(given, retries=retries)
-    return found
+    options = _options(scheme, match["options"])
+    package = NEEDED.get(scheme)
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise MissingExtra(
+            f"the engine {scheme} is not installed",
+            where="[engines]",
+            got=f"{scheme}:",
+            expected=f"the package {package}",
+            next_step=f'pip install "headrace[{scheme}]"',
+        )
+    return "processes" if scheme == "local" and "processes" in options else scheme, options
 
 
 def whole(options: Mapping[str, str], name: str, default: int) -> int:
@@ -86,27 +108,15 @@ def _options(scheme: str, text: str) -> dict[str, str]:
 
 
 def _load(name: str) -> Any:
-    module, _, attribute = name.partition(":")
+    module, _, attribute = EMBEDDED[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
-
-
-def _refuse_missing(scheme: str) -> None:
-    package = NEEDED.get(scheme)
-    if package is not None and importlib.util.find_spec(package) is None:
-        raise MissingExtra(
-            f"the engine {scheme} is not installed",
-            where="[engines]",
-            got=f"{scheme}:",
-            expected=f"the package {package}",
-            next_step=f'pip install "headrace[{scheme}]"',
-        )
 
 
 def _plugin(scheme: str) -> Any:
     point = next(iter(entry_points(group="headrace.engines", name=scheme)), None)
     if point is not None:
         return point.load()
-    known = sorted({*EMBEDDED, *(p.name for p in entry_points(group="headrace.engines"))})
+    known = sorted({*OPTIONS, *(p.name for p in entry_points(group="headrace.engines"))})
     raise BadUrl(
         f"no engine is called {scheme}",
         where="[engines]",

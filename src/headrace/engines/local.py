@@ -25,7 +25,8 @@ class LocalEngine:
                 answer = function(buckets[place])
             except Exception as error:  # noqa: BLE001  it is raised again, typed
                 told = describe_failure(error)
-                raise failure(told, place, len(buckets), error.__cause__ if "error" in told else error) from None
+                found = failure(told, place, len(buckets), error.__cause__ if "error" in told else error)
+                raise found from found.__cause__
             if progress is not None:
                 progress(place + 1, len(buckets))
             yield answer

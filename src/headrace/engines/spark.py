@@ -27,12 +27,13 @@ from headrace.engines.wire import pack_function, pack_tables, perform, read_answ
 
 MEMORY = "1g"
 LOOPBACK = "127.0.0.1"
+EACH = 2  # buckets of a job for each worker: more need memory, fewer leave workers idle
 FAREWELL = 20.0  # seconds that Java has to end by itself
 ANSWERS = pa.schema([("place", pa.int64()), ("answer", pa.binary())])
 
 
 class SparkEngine:
-    """Compute on `master=…` with `memory=…` for the driver; without a master, on one core fewer than none are left idle.
+    """Compute on `master=…` with `memory=…` for the driver; without a master on all cores of this machine.
 
     A session that is already there (in a notebook of a Spark platform) is used as it is and not stopped.
     """
@@ -97,8 +98,8 @@ class SparkEngine:
     def map_buckets(
         self, function: Function, buckets: Buckets, *, progress: Progress | None = None
     ) -> Iterator[Tables]:
-        """Yield the function's answer to each bucket, in order; as many buckets as there are workers to a job."""
-        packed, total, wave = pack_function(function), len(buckets), self.capabilities.workers
+        """Yield the function's answer to each bucket, in order; some buckets for each worker to a job."""
+        packed, total, wave = pack_function(function), len(buckets), EACH * self.capabilities.workers
         for first in range(0, total, wave):
             places = range(first, min(first + wave, total))
             for place, blob in zip(places, self._job(packed, buckets, places), strict=True):

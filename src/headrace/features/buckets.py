@@ -22,6 +22,7 @@ import pyarrow.dataset as pads
 
 from headrace.core.errors import Unavailable
 from headrace.core.expressions import Column
+from headrace.core.settings import EngineSettings
 from headrace.engines import Engine, Tables
 from headrace.engines.local import LocalEngine
 from headrace.features.bucket_work import (
@@ -48,7 +49,7 @@ from headrace.features.record import NULL
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import ARRIVAL, ROW_ID
 
-BUCKET_ROWS = 2_000_000
+BUCKET_ROWS: int = EngineSettings.model_fields["bucket_rows"].default
 SMALLEST = 65_536  # rows of a dataset that are read at a time
 Reveals: TypeAlias = pa.Table | pads.Dataset
 Told = Callable[[str, int, int], None]  # what is done, how many buckets, of how many
@@ -71,14 +72,14 @@ class Shuffle:
         """
         order = np.argsort(bucket, kind="stable")
         ends = np.searchsorted(bucket[order], np.arange(self.count), side="right")
-        dealt = table.take(pa.array(order)).combine_chunks()
+        batches = table.take(pa.array(order)).combine_chunks().to_batches()
+        dealt = batches[0] if batches else _nothing(table.schema)
         path = self.folder / f"{len(self.files)}.arrow"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
                 for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
-                    part = dealt.slice(start, end - start).to_batches()
-                    writer.write_batch(part[0] if part else _nothing(table.schema))
+                    writer.write_batch(dealt.slice(start, end - start))
         except OSError as error:
             raise Unavailable(
                 "buckets cannot be written",
@@ -90,9 +91,10 @@ class Shuffle:
         self.files.append(path)
         self.rows += table.num_rows
 
-    def bucket(self, place: int) -> pa.Table:
-        """Return the rows of one bucket in the order in which they were added."""
-        return pa.Table.from_batches([pa.ipc.open_file(pa.memory_map(str(f))).get_batch(place) for f in self.files])
+    def opened(self) -> Callable[[int], pa.Table]:
+        """Return a function that reads one bucket, in the order in which its rows were added; files stay open with it."""
+        files = [pa.ipc.open_file(pa.memory_map(str(path))) for path in self.files]
+        return lambda place: pa.Table.from_batches([file.get_batch(place) for file in files])
 
 
 def _nothing(schema: pa.Schema) -> pa.RecordBatch:
@@ -158,10 +160,10 @@ class BucketedPast:
     def _unfold(self, source: SourceDefinition, lanes: Sequence[LanePlan]) -> None:
         if not lanes:
             return
-        plain, reveals = [bare_lane(lane) for lane in lanes], self.reveals[source.name]
+        plain, stored = [bare_lane(lane) for lane in lanes], self.reveals[source.name].opened()
         shuffles = [Shuffle(self.folder / f"{source.name}-{i}", self.count) for i in range(len(lanes))]
         work = Unfold(bare_source(source), tuple(plain), self.as_of)
-        for tables in self._run(work, f"events of {source.name}", lambda place: [reveals.bucket(place)]):
+        for tables in self._run(work, f"events of {source.name}", lambda place: [stored(place)]):
             for shuffle, table in zip(shuffles, tables, strict=True):
                 encoded = table["key"].combine_chunks().dictionary_encode()
                 number = hashes_of(encoded.dictionary.to_pylist())[encoded.indices.to_numpy()]
@@ -177,6 +179,7 @@ class BucketedPast:
     def ask(self, lane: LanePlan, keys: Keys, t: Ints, *, as_of: int | None = None) -> LaneAnswers:
         """Return a lane's outputs for rows at moments `t`, see `Past.ask`."""
         bare, shuffle = self.lanes[lane]
+        stored = shuffle.opened()
         bucket = np.append(hashes_of(keys.distinct) % self.count, self.count)[keys.place]
         order = np.argsort(bucket, kind="stable")
         ends = np.append(0, np.searchsorted(bucket[order], np.arange(self.count), side="right"))
@@ -185,7 +188,7 @@ class BucketedPast:
         def read(place: int) -> Tables:
             rows = order[ends[place] : ends[place + 1]]
             asked = {"key": distinct.take(pa.array(keys.place[rows])), "t": pa.array(t[rows])}
-            return [shuffle.bucket(place), pa.table(asked)]
+            return [stored(place), pa.table(asked)]
 
         words = np.zeros((len(t), len(lane.outputs)), np.int64)
         status = np.full((len(t), len(lane.outputs)), NULL, np.uint8)
@@ -204,9 +207,9 @@ class BucketedPast:
 
     def own_rows(self, asked: RowsAsked) -> OwnRows:
         """Return a source's rows."""
-        shuffle = self.reveals[asked.source.name]
+        stored = self.reveals[asked.source.name].opened()
         work = Rows(replace(asked, source=bare_source(asked.source)))
-        parts = [found for (found,) in self._run(work, f"rows of {asked.source.name}", lambda p: [shuffle.bucket(p)])]
+        parts = [found for (found,) in self._run(work, f"rows of {asked.source.name}", lambda place: [stored(place)])]
         table = pa.concat_tables(parts)
         t, first = table[T].to_numpy(), table[FIRST].to_numpy()
         order = np.lexsort((first, t))
@@ -216,9 +219,9 @@ class BucketedPast:
 
     def keys(self, source: SourceDefinition, columns: tuple[Column[Any], ...]) -> tuple[pa.Table, int]:
         """Return the different keys that rows have shown, see `WholePast.keys`."""
-        shuffle = self.reveals[source.name]
+        stored = self.reveals[source.name].opened()
         work = Shown(bare_source(source), columns, self.as_of)
-        parts = list(self._run(work, f"keys of {source.name}", lambda place: [shuffle.bucket(place)]))
+        parts = list(self._run(work, f"keys of {source.name}", lambda place: [stored(place)]))
         shown = pa.concat_tables([found for found, _ in parts]).sort_by([(FIRST, "ascending"), (VERSION, "ascending")])
         earliest = [value for _, found in parts for value in found["arrival"].to_pylist()]
         keys, place = dense_keys([shown[c.name] for c in columns])

@@ -25,6 +25,7 @@ from headrace.pipelines.latency import measure_reads
 from headrace.pipelines.learning import Candidate, Footing, learn
 from headrace.pipelines.pinned import reads
 from headrace.pipelines.project import Project
+from headrace.pipelines.spread import OpenSpread, spread_of
 from headrace.pipelines.stores import CONTROL, Stores, applied_key, open_stores
 from headrace.pipelines.view import Progress, Table, View
 from headrace.registry.run import Registry
@@ -50,22 +51,34 @@ class Ingested:
     version: int
 
 
-def run(project: Project, *, state: str | None, seed: int, progress: Progress, clock: Clock | None = None) -> View:
-    """Run the pipeline and return what was done.
+def run(
+    project: Project,
+    *,
+    state: str | None,
+    seed: int,
+    progress: Progress,
+    clock: Clock | None = None,
+    engine: str | None = None,
+) -> View:
+    """Run the pipeline and return what was done; `engine` computes the training set, the settings' unless said.
 
     Raises:
+        BadUrl, MissingExtra: there is no such engine.
         DataError: data do not pass their checks; what had been accepted before stays as it was.
         UserCodeError: the training function failed.
         GateRefused: the model did not pass its gates; it is registered, and not promoted.
     """
     now = clock or SystemClock()
     with open_stores(project, state, clock=now, write=True) as stores:
-        return _Run(project, stores, now, seed, progress).go()
+        return _Run(project, stores, now, seed, progress, spread_of(project, stores, progress, engine=engine)).go()
 
 
 class _Run:
-    def __init__(self, project: Project, stores: Stores, clock: Clock, seed: int, progress: Progress) -> None:
+    def __init__(
+        self, project: Project, stores: Stores, clock: Clock, seed: int, progress: Progress, spread: OpenSpread
+    ) -> None:
         self.project, self.stores, self.clock, self.seed, self.progress = project, stores, clock, seed, progress
+        self.spread = spread
         self.registry = Registry(stores.ledger, stores.blobs, project.name)
         self.rows: list[list[Any]] = []
 
@@ -206,6 +219,7 @@ class _Run:
             THREADS,
             measure_reads(self.project, self.stores),
             latency_modelled=False,
+            spread=self.spread,
         )
         candidate = learn(
             self.project,
