@@ -10,12 +10,11 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from headrace.core.errors import BadUrl, MissingExtra, did_you_mean
-from headrace.core.settings import EngineSettings
 
 if TYPE_CHECKING:
     from headrace.engines.protocol import Engine
 
-RETRIES: int = EngineSettings.model_fields["retries"].default
+RETRIES = 2
 EMBEDDED = {
     "local": "headrace.engines.local:LocalEngine",
     "processes": "headrace.engines.processes:ProcessEngine",

@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from types import TracebackType
@@ -22,6 +23,7 @@ from headrace.engines.protocol import Buckets, Capabilities, Function, Progress,
 from headrace.engines.wire import pack_function, pack_tables, perform, read_answer
 
 OBJECTS = 256 * 2**20  # bytes of the object store of a Ray of our own; what does not fit goes to its folder
+PATIENCE = 5.0  # seconds for a cluster to take a connection
 TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"  # says that access needs a token
 
 
@@ -49,6 +51,8 @@ class RayEngine:
             settings |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECTS}
             settings |= {"_node_ip_address": "127.0.0.1", "_temp_dir": self.folder}
         try:
+            if address is not None:
+                _knock(address)
             ray.init(address, **settings)
         except (RayError, OSError, RuntimeError, ValueError) as error:
             self.close()
@@ -95,6 +99,17 @@ class RayEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _knock(address: str) -> None:
+    """Find out within seconds whether something listens: Ray itself tries for minutes.
+
+    Raises:
+        OSError: nothing does.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), PATIENCE).close()
 
 
 def _drop(reference: Any) -> None:

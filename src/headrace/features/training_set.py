@@ -138,12 +138,13 @@ def as_training_set(plan: DatasetPlan, found: MaturedRows, as_of: int, facts: Ma
 
 def facts_of(plan: DatasetPlan, found: MaturedRows, as_of: int) -> dict[str, Any]:
     """Return from what rows follow and how many they are, as plain JSON."""
+    censored = np.isnan(found.label)
     facts = {
         "definition": plan.hash,
         "features": plan.features,
         "as_of": as_of,
         "rows": len(found.t),
-        "censored": int(np.isnan(found.label).reshape(len(found.t), -1).any(axis=1).sum()),
+        "censored": int((censored if censored.ndim == 1 else censored.any(axis=1)).sum()),
     }
     return facts if plan.sample is None else facts | {"sampled_from": found.asked}
 
