@@ -15,7 +15,8 @@ import typer
 from headrace.cli.main import app
 from headrace.cli.template import write_project
 from headrace.core.errors import LeakageError
-from headrace.core.settings import Settings, Table
+from headrace.core.settings import Settings, Table, load_settings
+from headrace.engines import check_engine
 from headrace.features.plan import plan_dataset
 from headrace.pipelines.project import import_file, load_project
 from headrace.pipelines.run import run
@@ -27,6 +28,7 @@ PAGES = [
     "docs/tutorial.md",
     "docs/notebook.md",
     "docs/settings.md",
+    "docs/engines.md",
     "CONTRIBUTING.md",
     "docs/decisions/README.md",
 ]
@@ -99,6 +101,19 @@ def test_the_notebook_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest
     found = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=report.append)
     assert found.attempted > 12
     assert found.failed == 0, "".join(report)
+
+
+def test_the_page_on_engines_runs_and_its_settings_are_read(tmp_path: Path) -> None:
+    page = (ROOT / "docs/engines.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.S)
+    test = doctest.DocTestParser().get_doctest("".join(blocks), {}, "docs/engines.md", None, 0)
+    assert doctest.DocTestRunner().run(test).failed == 0
+    (settings,) = re.findall(r"```toml\n(.*?)```", page, re.S)
+    (tmp_path / "headrace.toml").write_text(settings)
+    for env in (None, "prod"):
+        check_engine(load_settings(tmp_path, env=env).engines.features)
+    (typed,) = re.findall(r'--engine "(.*?)"', page)
+    check_engine(typed)
 
 
 def test_every_setting_is_on_the_settings_page_with_its_meaning() -> None:

@@ -12,6 +12,8 @@ import pytest
 
 from headrace.engines import Engine
 from headrace.engines.local import LocalEngine
+from headrace.engines.wire import pack_function
+from headrace.features.bucket_work import Scan, bare_lane
 from headrace.features.buckets import BucketedPast, lanes_of
 from headrace.features.history import History
 from headrace.features.offline import OfflineFeatures, Values
@@ -53,3 +55,9 @@ class Case:
 def test_buckets_do_not_change_a_bit(tmp_path: Path, seed: int, reveals: int, rows: int, buckets: int) -> None:
     case = Case(seed, reveals, rows)
     assert same(case.computed(LocalEngine(), tmp_path, buckets), case.expected)
+
+
+def test_lanes_can_be_sent_whatever_was_compiled_for_them() -> None:
+    for lane in lanes_of(PLAN):
+        lane.lane.pack([None] * len(lane.lane.values))
+        assert pack_function(Scan(bare_lane(lane), None))

@@ -101,9 +101,9 @@ def bare_source(source: SourceDefinition) -> SourceDefinition:
 
 
 def bare_lane(lane: LanePlan) -> LanePlan:
-    """Return a lane without reference to the classes that define it."""
+    """Return a lane without the classes that define it and without what was compiled for it in this process."""
     features = tuple((_ungrouped(feature), part) for feature, part in lane.features)
-    return replace(lane, source=bare_source(lane.source), features=features)
+    return replace(lane, source=bare_source(lane.source), lane=replace(lane.lane), features=features)
 
 
 def _ungrouped(feature: Feature) -> Feature:
