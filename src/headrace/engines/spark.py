@@ -86,7 +86,8 @@ class SparkEngine:
         return found
 
     def _unavailable(self, error: Exception) -> ConfigurationError | Unavailable:
-        java = shutil.which("java") or os.environ.get("JAVA_HOME")
+        home = os.environ.get("JAVA_HOME")
+        java = shutil.which("java", path=f"{home}/bin" if home else None)
         got = str(error).splitlines()[0]
         if java is None:
             step = "apt-get install openjdk-17-jre-headless, or set JAVA_HOME"

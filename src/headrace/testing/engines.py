@@ -6,8 +6,10 @@ import importlib.util
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +20,18 @@ from headrace.core.errors import DataError, HeadraceError, Unavailable, UserCode
 from headrace.engines import Engine, Tables, open_engine
 
 RETRIES = 1
+PATIENCE = 10.0  # seconds for processes to end
+
+
+def left_behind() -> set[str]:
+    """Return this process's living children (where there is /proc) and the engines' folders for temporary files."""
+    found = {entry for entry in os.listdir(tempfile.gettempdir()) if entry.startswith("hr-")}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it ended meanwhile
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == os.getpid() and state != "Z":
+                found.add(f"process {stat.parent.name}")
+    return found
 
 
 class Numbers(Sequence[Tables]):
@@ -59,9 +73,15 @@ class EngineContract:
     @pytest.fixture(scope="class")
     @classmethod
     def engine(cls) -> Iterator[Engine]:
-        """Return the open engine; it retries once."""
+        """Return the open engine; it retries once. When it is closed, its processes and files must be gone."""
+        before = left_behind()
         with open_engine(cls.url, retries=RETRIES) as found:
             yield found
+        found.close()
+        end = time.monotonic() + PATIENCE
+        while left_behind() - before and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not left_behind() - before
 
     def test_answers_come_in_the_order_of_buckets(self, engine: Engine) -> None:
         """One for each, and so does the progress, although later buckets are done earlier."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -64,6 +67,20 @@ def test_a_cluster_that_is_not_there_is_unavailable() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "headrace.core.errors.Unavailable: Ray cannot be started or reached" in done.stderr
     assert Unavailable.retryable
+
+
+def test_spark_without_java_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    bare = {"PATH": os.pathsep.join(["/usr/sbin", str(tmp_path)]), "TMPDIR": str(tmp_path)}
+    for name in ("bash", "sh", "dirname", "readlink", "ls", "uname", "cat", "rm"):
+        found = shutil.which(name)
+        assert found is not None
+        (tmp_path / name).symlink_to(found)
+    before = set(os.listdir(tmp_path))
+    code = "from headrace.engines import open_engine; open_engine('spark:')"
+    environment = {k: v for k, v in os.environ.items() if k != "JAVA_HOME"} | bare
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert "headrace.core.errors.ConfigurationError: Spark needs Java" in done.stderr
+    assert set(os.listdir(tmp_path)) == before
 
 
 HEAVY = ("ray", "pyspark", "py4j", "pydantic")
