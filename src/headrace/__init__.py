@@ -13,6 +13,11 @@ from headrace.core.version import __version__
 if TYPE_CHECKING:
     from headrace.core.expressions import Column as Column
     from headrace.core.expressions import Expr as Expr
+    from headrace.core.expressions import coalesce as coalesce
+    from headrace.core.expressions import greatest as greatest
+    from headrace.core.expressions import if_else as if_else
+    from headrace.core.expressions import least as least
+    from headrace.core.expressions.sql import to_sql as to_sql
     from headrace.core.time import Date as Date
     from headrace.core.time import Instant as Instant
     from headrace.evaluation.definition import gap as gap
@@ -62,6 +67,7 @@ if TYPE_CHECKING:
     from headrace.sources.definition import row_id as row_id
     from headrace.sources.definition import valid_from as valid_from
     from headrace.sources.definition import valid_to as valid_to
+    from headrace.sources.infer import source as source
     from headrace.training.data import TrainingData as TrainingData
     from headrace.training.definition import Params as Params
     from headrace.training.definition import Search as Search
@@ -77,7 +83,8 @@ if TYPE_CHECKING:
     from headrace.validation.definition import warn as warn
 
 _HOMES = {
-    "core.expressions": "Column Expr",
+    "core.expressions": "Column Expr coalesce greatest if_else least",
+    "core.expressions.sql": "to_sql",
     "core.time": "Date Instant",
     "evaluation.definition": "gap latency metric model_size",
     "features.aggregates": "aggregate count count_distinct first last latest max mean min most_frequent quantile rate stddev sum",
@@ -90,6 +97,7 @@ _HOMES = {
     "pipelines.definition": "Pipeline",
     "rollout.definition": "Rollout canary shadow",
     "serving.definition": "Endpoint threshold",
+    "sources.infer": "source",
     "training.data": "TrainingData",
     "training.fit": "Fit fit",
     "training.definition": "Params Search by_time train",

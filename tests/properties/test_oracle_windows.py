@@ -130,7 +130,7 @@ class Sold(hr.FeatureGroup, of=Days, entity=Days.shop):
 
 
 def instant(random: Random) -> int:
-    step = random.choice([HOUR, HOUR // 4, 1])
+    step = random.choice([DAY // 2, DAY // 2, DAY // 4, HOUR, HOUR // 4, 1])  # many ties, and ages to the microsecond
     return START + random.randrange(SPAN // step) * step
 
 
@@ -237,10 +237,10 @@ def test_every_kind_of_window_agrees_to_the_bit(seed: int, reveals: int, partiti
 @pytest.mark.parametrize("partitions", [1, 7, 64])
 def test_long_logs_with_hot_keys_agree_to_the_bit(partitions: int) -> None:
     random = Random(partitions)
-    log, asked = whole_log(random, 400, 2_500), asked_of(random, 400)
+    log, asked = whole_log(random, 400, 2_500), asked_of(random, 5_500)
     count = parity(PLAN, log, asked, random=random, partitions=partitions, by_definition=False)
     count += parity(PLAN, log, asked[:6], random=random)
-    assert count > 400 * len(PLAN.columns)
+    assert count >= 1_000_000 / 3
 
 
 def test_the_reference_sees_what_the_windows_are_about() -> None:

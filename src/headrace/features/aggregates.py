@@ -231,7 +231,8 @@ class Feature:
         known = [p for p in self.parts() if p]
         wanted = part
         if self.frames and part not in known and "+" not in part and ":" not in part:
-            wanted = next((f.label for f in self.frames if f.window == _window(part, user_location())), part)
+            same = [f.label for f in self.frames if f.window == _window(part, user_location())]
+            wanted = same[0] if len(same) == 1 else part
         if wanted not in known:
             raise UnknownColumn(
                 f"{self.column_name(None)} has no part {part}",

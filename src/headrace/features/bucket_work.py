@@ -14,9 +14,10 @@ from headrace.core.expressions import Column, columns_of, on_table
 from headrace.core.identity import row_hash, text_id
 from headrace.engines import Tables
 from headrace.features.aggregates import Feature
+from headrace.features.equal import equal_rows
 from headrace.features.history import History, Ints, row_prefix
 from headrace.features.lane_plan import LanePlan
-from headrace.features.offline import answers, lane_versions, tells_texts, tied_events
+from headrace.features.offline import answers, lane_versions, tells_texts
 from headrace.features.past import RowsAsked, keys_of, rows_of
 from headrace.features.windows import LaneEvents, ValueType
 from headrace.sources.definition import SourceDefinition
@@ -153,7 +154,7 @@ def _events(lane: LanePlan, stored: pa.Table, key: Ints) -> LaneEvents:
         nulls[:, i] = column.is_null().to_numpy(zero_copy_only=False)
     moment, arrival, until = (stored[name].to_numpy() for name in ("moment", "arrival", "until"))
     events = LaneEvents(key, moment, arrival, until, np.zeros(len(key), np.int64), words, nulls)
-    tied, prefix = tied_events(events), row_prefix(lane.source.name)
+    tied, prefix = equal_rows(key, moment, arrival), row_prefix(lane.source.name)
     rows = stored["row"].take(pa.array(tied)).to_pylist()
     events.row[tied] = [row_hash(prefix + row) for row in rows]
     return events

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from headrace.core.errors import DefinitionError, UnknownColumn, did_you_mean
-from headrace.core.expressions import Column
+from headrace.core.expressions import Column, Expr
 from headrace.core.location import user_location
 from headrace.features.aggregates import RETURNS, Aggregate, Feature, Item, optional
 from headrace.sources.definition import Source, definition_of
@@ -49,6 +49,12 @@ class GroupDefinition:
     features: tuple[Feature, ...]
     description: str
     location: str
+
+    @property
+    def spoken(self) -> list[Expr[Any]]:
+        """Return what the group names of its source."""
+        parts = [e for f in self.features for e in (f.aggregate.value, f.aggregate.where, f.on, *f.columns)]
+        return [*self.entity, *(e for e in parts if e is not None)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,6 +29,7 @@ enum { SEEN = 1, LAST_NULL = 2, PLUS_INF = 4, MINUS_INF = 8, NANS = 16, NEGATIVE
 enum { HEAD = 5, HEAD_FLOOR = 3, REBUILD = 1, FORMAT = 1, ANY_LEVEL = 255, MAX_DEPTH = 16 };
 
 #define MAX_COUNT ((int64_t)1 << 32)
+#define GATHERED ((int64_t)1 << 23) /* words of the rows that are gathered at a time, unless one key has more */
 
 static int64_t minus(int64_t a, int64_t b) {
   int64_t r;
@@ -57,6 +58,7 @@ typedef struct {
 typedef struct {
   int32_t type, sums, ranges, lists, newest; /* sums: 1 with, 2 with squares */
   int32_t groups, series;                    /* lists in the order of values: by equal ones too; lists in order of time */
+  int32_t last;                              /* of the order of time only the last value is asked for */
 } Need;
 
 typedef struct {
@@ -146,7 +148,8 @@ static void need_for(Lane *lane, const Output *o) {
   if (o->kind == STDDEV) need->sums = 2;
   if (o->kind == QUANTILE) need->lists = 1;
   if (o->kind == DISTINCT || o->kind == MODE) need->lists = need->groups = 1;
-  if (o->kind == LAST || o->kind == FIRST || o->kind == FOLD) need->series = 1;
+  if (o->kind == LAST && o->age == 1 && !lane->state) need->last = 1;
+  else if (o->kind == LAST || o->kind == FIRST || o->kind == FOLD) need->series = 1;
   if ((need->lists || need->series) && o->kind >= QUANTILE && o->window + 1 > lane->listed) lane->listed = o->window + 1;
 }
 
@@ -313,7 +316,13 @@ static int64_t nth(const Lane *lane, const Column *column, int64_t k) {
 
 static int of_place(const Lane *lane, const Column *column, const Output *o, int64_t *word) {
   if (o->age < 1 || o->age > column->count) return NONE;
-  *word = canonical(nth(lane, column, o->kind == LAST ? o->age - 1 : column->count - o->age), lane->need[o->column].type);
+  int type = lane->need[o->column].type;
+  /* The newest value of all is the last one of every window that holds any. */
+  if (o->kind == LAST && o->age == 1 && column == lane->own.column + o->column && lane->need[o->column].last) {
+    *word = canonical(column->last, type);
+    return OK;
+  }
+  *word = canonical(nth(lane, column, o->kind == LAST ? o->age - 1 : column->count - o->age), type);
   return OK;
 }
 
@@ -441,6 +450,13 @@ static void absorb_series(Lane *lane, const Run *run, int c) {
   }
 }
 
+static void absorb_last(Lane *lane, const Run *run, int c) {
+  for (const int64_t *e = run->at + run->n * run->stride; e > run->at && !lane->own.column[c].seen;) {
+    e -= run->stride;
+    if (counts(lane, run, e, c)) note_newest(lane, lane->own.column + c, e[MOMENT], e[EVENT + c], 0);
+  }
+}
+
 /* Take a run into the tally's windows. Loops of their own for order and sums are faster than one for both. */
 static void absorb(Lane *lane, const Run *run) {
   const int64_t *end = run->at + run->n * run->stride;
@@ -453,6 +469,7 @@ static void absorb(Lane *lane, const Run *run) {
     int64_t n = 0;
     if (need->ranges | need->lists) absorb_order(lane, run, c);
     if (need->series && lane->next < lane->listed) absorb_series(lane, run, c);
+    if (need->last) absorb_last(lane, run, c);
     for (const int64_t *e = run->at; e < end; e += run->stride) {
       if (!counts(lane, run, e, c)) continue;
       n++;
@@ -632,6 +649,18 @@ int64_t read_head(Lane *lane, const int64_t *head, int64_t bytes, int64_t t, int
   return go_on(lane);
 }
 
+/* Read n heads (NULL: there is none) one after the other, results `width` words apart. Mark those that need blocks or are
+ * damaged, which are left to `read_head`, and return how many they are. */
+int64_t read_heads(Lane *lane, int64_t n, const int64_t *const *head, const int64_t *bytes, int64_t t, int64_t at,
+                   int64_t *words, uint8_t *status, int64_t width, uint8_t *left) {
+  int64_t found = 0;
+  for (int64_t i = 0; i < n; i++) {
+    left[i] = read_head(lane, head[i], bytes[i], t, at, words + i * width, status + i * width) != 0;
+    found += left[i];
+  }
+  return found;
+}
+
 /* Go on with the block whose reference the last call returned. */
 int64_t read_block(Lane *lane, const int64_t *block, int64_t bytes, int64_t reference) {
   if (bytes % 8 || push(lane, block, bytes / 8, reference & 255)) return CORRUPT;
@@ -774,18 +803,14 @@ static int64_t *take_large(int64_t words) {
   return at;
 }
 
-static int64_t *gather_rows(const Lane *lane, const Events *events, int64_t keys, const int64_t *start) {
+/* Put the rows of the keys [first, last) one key's behind the other's; `end` has room for as many places. */
+static void gather_rows(const Lane *lane, const Events *events, int64_t first, int64_t last, const int64_t *start,
+                        int64_t *end, int64_t *rows) {
   int64_t m = lane->columns, stride = EVENT + m + 1;
-  int64_t *end = malloc((size_t)(keys + 1) * 8), *rows = take_large(start[keys] * stride);
-  if (end == NULL || rows == NULL) {
-    free(end);
-    free(rows);
-    return NULL;
-  }
-  memcpy(end, start, (size_t)(keys + 1) * 8);
+  for (int64_t k = first; k < last; k++) end[k] = start[k] - start[first];
   for (int64_t i = 0; i < events->n; i++) {
     int64_t k = events->key[i];
-    if (k < 0 || start[k] == start[k + 1]) continue;
+    if (k < first || k >= last || start[k] == start[k + 1]) continue;
     int64_t *row = rows + end[k]++ * stride;
     row[MOMENT] = events->moment[i];
     row[ARRIVAL] = events->arrival[i];
@@ -798,8 +823,6 @@ static int64_t *gather_rows(const Lane *lane, const Events *events, int64_t keys
     row[MASK] = (int64_t)mask;
     row[EVENT + m] = events->until[i];
   }
-  free(end);
-  return rows;
 }
 
 /* Put one key's rows in order; most input is already. */
@@ -858,7 +881,7 @@ static void make_column(Sweep *s, int c, Pool *pool) {
     make_minima(s->greatest + c, s->n, INT64_MAX, pool);
   }
   if (need->newest) make_places(s->newest + c, s->n, pool);
-  if (need->series) make_places(s->shown + c, s->n, pool);
+  if (need->series || need->last) make_places(s->shown + c, s->n, pool);
   if (need->lists) make_ranks(s, c, pool);
   for (int w = 0; w < s->lane->windows; w++) {
     int64_t at = w * s->lane->columns + c;
@@ -959,7 +982,7 @@ static void show(Sweep *s, int64_t place, int by) {
     const Need *need = s->lane->need + c;
     int null = null_at(row, c);
     if (need->newest && (s->lane->state || !null)) places_change(s->newest + c, place, by);
-    if (need->series && !null) places_change(s->shown + c, place, by);
+    if ((need->series || need->last) && !null) places_change(s->shown + c, place, by);
     if (!need->ranges || null) continue;
     int64_t v = ordered(row[EVENT + c], need->type);
     minima_set(s->least + c, place, by > 0 ? v : INT64_MAX);
@@ -1003,7 +1026,7 @@ static void sweep_label(Sweep *s) {
   int64_t end = s->front;
   for (int w = 0; w < lane->windows; end = s->tail[w++]) {
     for (int c = 0; c < lane->columns; c++) {
-      if (lane->need[c].series) s->tally[w].column[c].to = places_below(s->shown + c, s->front);
+      if (lane->need[c].series || lane->need[c].last) s->tally[w].column[c].to = places_below(s->shown + c, s->front);
       if (lane->need[c].groups) {
         s->tally[w].column[c].group = minima_first(s->often + w * lane->columns + c);
       }
@@ -1079,25 +1102,117 @@ const int64_t *lane_pool(const Lane *lane, int64_t *words) {
   return lane->pool;
 }
 
+/* Return the end of the keys from `first` on whose rows fit into `room` together; at least one key. */
+static int64_t fitting(const int64_t *start, int64_t first, int64_t keys, int64_t room) {
+  int64_t last = first + 1;
+  while (last < keys && start[last + 1] - start[first] <= room) last++;
+  return last;
+}
+
 /* Answer labels, sorted by (key, t, at), from event versions in any order with keys below `keys`. Results of a label are
- * written `width` words apart from those of the next. */
+ * written `width` words apart from those of the next.
+ *
+ * Keys are gathered by ranges into one piece of memory: going over all keys again and again costs less than the pages
+ * for a sorted copy of everything. */
 int64_t scan(Lane *lane, const Events *events, const Labels *labels, int64_t keys, int how, int64_t width,
              int64_t *words, uint8_t *status) {
   Pool pool = {0};
-  int64_t found = 0, *start = take(&pool, keys + 1, 8), *rows = NULL, stride = EVENT + lane->columns + 1;
-  if (start) {
+  int64_t stride = EVENT + lane->columns + 1, found = 0, most = 0, i = 0, end;
+  int64_t *start = take(&pool, keys + 1, 8), *spare = take(&pool, keys + 1, 8), *rows = NULL;
+  if (!pool.failed) {
     count_events(events, labels, keys, start);
-    rows = gather_rows(lane, events, keys, start);
+    for (int64_t first = 0, last; first < keys; first = last) {
+      last = fitting(start, first, keys, GATHERED / stride);
+      if (start[last] - start[first] > most) most = start[last] - start[first];
+    }
+    rows = take_large(most * stride);
   }
   if (rows == NULL) found = NO_MEMORY;
-  for (int64_t i = 0, end; i < labels->n && found >= 0; i = end) {
-    int64_t key = labels->key[i], known = key >= 0 && key < keys;
-    int64_t n = known ? start[key + 1] - start[key] : 0, *mine = known ? rows + start[key] * stride : rows;
-    for (end = i; end < labels->n && labels->key[end] == key;) end++;
-    if (!sort_rows(mine, n, stride)) found = NO_MEMORY;
-    else found = scan_key(lane, mine, n, labels, i, end, how, width, words, status);
+  for (; !found && i < labels->n && labels->key[i] < 0; i = end) {
+    for (end = i; end < labels->n && labels->key[end] == labels->key[i];) end++;
+    found = scan_key(lane, rows, 0, labels, i, end, how, width, words, status);
+  }
+  for (int64_t first = 0, last; first < keys && i < labels->n && !found; first = last) {
+    last = fitting(start, first, keys, GATHERED / stride);
+    if (labels->key[i] >= last) continue;
+    gather_rows(lane, events, first, last, start, spare, rows);
+    for (; i < labels->n && labels->key[i] < last && !found; i = end) {
+      int64_t key = labels->key[i], n = start[key + 1] - start[key], *mine = rows + (start[key] - start[first]) * stride;
+      for (end = i; end < labels->n && labels->key[end] == key;) end++;
+      if (!sort_rows(mine, n, stride)) found = NO_MEMORY;
+      else found = scan_key(lane, mine, n, labels, i, end, how, width, words, status);
+    }
+  }
+  for (; !found && i < labels->n; i = end) {
+    for (end = i; end < labels->n && labels->key[end] == labels->key[i];) end++;
+    found = scan_key(lane, rows, 0, labels, i, end, how, width, words, status);
   }
   free(rows);
+  release(&pool);
+  return found;
+}
+
+/* ==== Equal records ==== */
+
+static inline uint64_t mixed(uint64_t x) {
+  x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ x >> 27) * 0x94D049BB133111EBu;
+  return x ^ x >> 31;
+}
+
+/* Hash n texts, which stand between offsets; equal ones have equal hashes. */
+void hash_texts(const uint8_t *data, const int32_t *offset, int64_t n, uint64_t *hash) {
+  for (int64_t i = 0; i < n; i++) {
+    int64_t at = offset[i], end = offset[i + 1];
+    uint64_t state = (uint64_t)(end - at) * 0x9E3779B97F4A7C15u;
+    for (uint64_t word = 0; at < end; at += 8, word = 0) {
+      memcpy(&word, data + at, (size_t)(end - at < 8 ? end - at : 8));
+      state = mixed(state ^ word) + word;
+    }
+    hash[i] = mixed(state);
+  }
+}
+
+/* Hash n rows of three columns. */
+void hash_rows(const int64_t *a, const int64_t *b, const int64_t *c, int64_t n, uint64_t *hash) {
+  for (int64_t i = 0; i < n; i++) {
+    hash[i] = mixed(mixed(mixed((uint64_t)a[i] + 1) ^ (uint64_t)b[i]) + (uint64_t)c[i]);
+  }
+}
+
+/* Return whether two of n hashes are equal. They are parted by their upper bits, so that each part's table fits the
+ * cache: twice as fast as sorting them. */
+int64_t any_equal(const uint64_t *hash, int64_t n) {
+  Pool pool = {0};
+  int bits = 0;
+  while (n >> bits > 8192 && bits < 16) bits++;
+  int64_t parts = (int64_t)1 << bits, most = 0, size = 16, found = 0;
+  int64_t *end = take(&pool, parts + 2, 8);
+  uint64_t *parted = (uint64_t *)take_large(n);
+  for (int64_t i = 0; end && i < n; i++) end[(bits ? hash[i] >> (64 - bits) : 0) + 2]++;
+  for (int64_t p = 1; end && p <= parts; p++) {
+    if (end[p + 1] > most) most = end[p + 1];
+    end[p + 1] += end[p];
+  }
+  while (size < 2 * most) size *= 2;
+  uint64_t *table = take(&pool, size, 8);
+  if (pool.failed || parted == NULL) found = NO_MEMORY;
+  for (int64_t i = 0; !found && i < n; i++) parted[end[(bits ? hash[i] >> (64 - bits) : 0) + 1]++] = hash[i];
+  for (int64_t p = 0; p < parts && !found; p++) {
+    memset(table, 0, (size_t)size * 8);
+    int zero = 0;
+    for (int64_t i = end[p]; i < end[p + 1] && !found; i++) {
+      uint64_t x = parted[i];
+      int64_t slot = (int64_t)(x & (uint64_t)(size - 1));
+      if (x == 0) found = zero++; /* an empty slot is zero */
+      else {
+        while (table[slot] && table[slot] != x) slot = (slot + 1) & (size - 1);
+        found = table[slot] == x;
+        table[slot] = x;
+      }
+    }
+  }
+  free(parted);
   release(&pool);
   return found;
 }

@@ -98,18 +98,18 @@ def plan_group(group: type[FeatureGroup]) -> GroupPlan:
 def plan_definition(definition: GroupDefinition) -> GroupPlan:
     """Return the lanes of what a group said; see `plan_group`."""
     source = definition_of(definition.source)
-    digest = content_hash([_describe(definition), source.hash, KERNEL_VERSION, package_version("tzdata")])
+    digest = content_hash([_describe(definition, source), KERNEL_VERSION, package_version("tzdata")])
     return GroupPlan(definition, digest, tuple(_lanes(definition, source, bytes.fromhex(digest[:16]))))
 
 
-def _describe(definition: GroupDefinition) -> list[Any]:
+def _describe(definition: GroupDefinition, source: SourceDefinition) -> list[Any]:
     features = [
         [f.name, f.aggregate.kind, str(f.aggregate.value), str(f.aggregate.where), f.aggregate.parameter, f.aggregate.n]
         + [[[w.window, w.offset, w.hop] for w in f.frames], [c.name for c in f.columns], f.max_age, f.fill]
         + [str(f.on), f.zone, f.ahead, function_source(f.aggregate.fold.function) if f.aggregate.fold else None]
         for f in definition.features
     ]
-    return [definition.name, [c.name for c in definition.entity], features]
+    return [definition.name, [c.name for c in definition.entity], features, source.meaning(definition.spoken)]
 
 
 @dataclass

@@ -280,6 +280,12 @@ class Chunks:
             marks >> 16 & 255, marks >> 24 & 255, version, newest, floor, number, blob[HEAD.size : end], blob[end:]
         )
 
+    def entries(self, head: bytes) -> Iterator[tuple[int, int, int]]:
+        """Yield first moment, last moment and reference of each of a head's entries."""
+        for at in range(HEAD.size, HEAD.size + int.from_bytes(head[4:8], "little") * self.entry, self.entry):
+            first, last, _, _, reference, _ = ENTRY.unpack_from(head, at)
+            yield first, last, reference
+
     def _apply(self, store: Store, key: bytes, head: _Head, edits: list[tuple[Order, bytes]]) -> None:
         deep = []
         for order, event in edits:
@@ -446,13 +452,27 @@ class Chunks:
                     kept[:] = [a + b for a, b in zip(kept, values, strict=True)]
         return found
 
+    def fill(self, store: Store, key: bytes, events: bytes) -> None:
+        """Give a key that has nothing its events, in their order; the bytes are those of one `change` after the other."""
+        n = len(events) // self.event
+        if 0 < len(events) < self.limit:
+            newest = max([ORDER.unpack_from(events, at)[1] for at in range(0, len(events), self.event)])
+            store.put(key, HEAD.pack(self.marks, n, newest, NEVER, 1) + events)
+            return
+        for at in range(0, len(events), self.event):
+            moment, arrival, row = ORDER.unpack_from(events, at)
+            self.change(store, key, (moment, arrival, row, events[at + 24 : at + self.event]), None)
+
     def clear(self, store: Store, key: bytes) -> None:
         """Drop a key's head and blocks.
 
         Raises:
             Corrupt: the stored bytes are damaged.
         """
-        head = self.load(key, store.get(key))
+        blob = store.get(key)
+        if blob is None:
+            return
+        head = self.load(key, blob)
         for at in range(0, len(head.sealed), self.entry):
             self._drop(store, key, self._reference(head.sealed, at))
         store.delete(key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -12,15 +12,16 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from headrace.core.errors import DataError
-from headrace.core.expressions import Column, Moment, on_table
+from headrace.core.expressions import Column, Moment, columns_of, on_table
 from headrace.core.identity import encode_key, text_id
+from headrace.features.equal import equal_rows
 from headrace.features.fold import Folder
 from headrace.features.history import NEVER, History, Ints
 from headrace.features.lane_plan import LanePlan
 from headrace.features.online import call, fills_of
 from headrace.features.plan import BindingPlan, DatasetPlan, FeaturePlan
 from headrace.features.record import NO_KEY, NULL, OK
-from headrace.features.windows import LaneEvents, Scanned, ValueType, scan
+from headrace.features.windows import LaneEvents, Output, Scanned, ValueType, scan
 from headrace.sources.plan import moments_on
 from headrace.sources.zones import civil_times
 
@@ -60,6 +61,10 @@ class Keys(NamedTuple):
         """Encode the keys that stand in some columns."""
         return cls(*dense_keys(columns))
 
+    def numbered(self, numbers: Mapping[bytes, int]) -> Ints:
+        """Return the number that events give each row's key, -1 where they have none."""
+        return np.array([*(numbers.get(key, -1) for key in self.distinct), -1], np.int64)[self.place]
+
 
 class LaneAnswers(NamedTuple):
     """Hold what a lane says of rows: words and statuses, each (rows, outputs), and the texts of outputs that are texts."""
@@ -90,10 +95,12 @@ class Histories:
     def ask(self, lane: LanePlan, keys: Keys, t: Ints, *, as_of: int | None = None) -> LaneAnswers:
         """Return a lane's outputs for rows at moments `t`, see `Past.ask`."""
         history = self.histories[lane.source.name]
+        if as_of is None and only_newest(lane, history):
+            events, numbers = placed_versions(lane, history)
+            return newest_of(lane, history, events, keys.numbered(numbers), t)
         events, numbers = lane_events(lane, history)
-        query = np.append(np.array([numbers.get(key, -1) for key in keys.distinct], np.int64), -1)[keys.place]
         texts = texts_by_id(lane, history) if tells_texts(lane) else {}
-        return answers(lane, events, query, t, texts, as_of=as_of)
+        return answers(lane, events, keys.numbered(numbers), t, texts, as_of=as_of)
 
 
 def tells_texts(lane: LanePlan) -> bool:
@@ -111,11 +118,8 @@ def answers(
         UserCodeError: an aggregate of the project's own raised.
     """
     back = t if lane.zone is None else civil_times(t, lane.zone)
-    if as_of is not None:
-        living = events.until == NEVER
-        events = LaneEvents(*(getattr(events, field.name)[living] for field in fields(events)))
-        t = np.full(len(t), as_of, np.int64)
-    scanned = scan(lane.lane, lane.outputs, events, query, t, query_at=back)
+    seen = t if as_of is None else np.full(len(t), as_of, np.int64)
+    scanned = scan(lane.lane, lane.outputs, events, query, seen, query_at=back)
     for output in scanned.folds:
         _fold(lane, output, scanned, texts)
     told = {}
@@ -240,6 +244,8 @@ def dense_keys(columns: Sequence[pa.ChunkedArray]) -> tuple[list[bytes], Ints]:
     if len(columns) == 1:
         encoded = columns[0].combine_chunks().dictionary_encode()
         place = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+        if encoded.dictionary.type == pa.int64():
+            return integer_keys(encoded.dictionary.to_numpy()), place
         return [encode_key([part]) or b"" for part in encoded.dictionary.to_pylist()], place
     codes = np.zeros(len(columns[0]), np.int64)
     null = np.zeros(len(codes), bool)
@@ -263,11 +269,22 @@ def dense_keys(columns: Sequence[pa.ChunkedArray]) -> tuple[list[bytes], Ints]:
     return keys, place
 
 
-def lane_events(plan: LanePlan, history: History) -> tuple[LaneEvents, dict[bytes, int]]:
-    """Return a lane's event versions, each with the span of arrivals in which it held, and the number of each key."""
+def integer_keys(values: Ints) -> list[bytes]:
+    """Return `encode_key` of many integers."""
+    coded = np.empty((len(values), 9), np.uint8)
+    coded[:, 0] = ord("i")
+    coded[:, 1:] = values.astype(">i8").view(np.uint8).reshape(-1, 8)
+    joined = coded.tobytes()
+    return [joined[at : at + 9] for at in range(0, len(joined), 9)]
+
+
+def lane_events(plan: LanePlan, history: History, *, hashed: bool = False) -> tuple[LaneEvents, dict[bytes, int]]:
+    """Return a lane's event versions, each with the span of arrivals in which it held, and the number of each key.
+
+    With `hashed` every event has its row's hash, as the online state needs it, else only where that breaks a tie.
+    """
     events, keys, kept = lane_versions(plan, history)
-    tied = tied_events(events)
-    events.row[tied] = history.row_hashes(kept[tied])
+    _break_ties(events, history, kept, hashed=hashed)
     return events, {k: i for i, k in enumerate(keys)}
 
 
@@ -275,36 +292,101 @@ def lane_versions(plan: LanePlan, history: History) -> tuple[LaneEvents, list[by
     """Return a lane's event versions without their rows' hashes, the keys by number, and each one's place in the history."""
     reads = tuple(sorted(plan.reads, key=lambda c: plan.source.index[c]))
     table, arrival = history.read(reads)
-    keys, key = dense_keys([table[c.name] for c in plan.entity])
-    moment, valid = moments_on(plan.moment, table)
-    valid &= key >= 0
-    if plan.where is not None:
-        valid &= pc.fill_null(on_table(plan.where, table), False).to_numpy()
+    keys, key, moment, valid = _placed(plan, table)
     columns = [on_table(v, table).combine_chunks() for v in plan.values]
-    nulls = (
-        np.column_stack([c.is_null().to_numpy(zero_copy_only=False) for c in columns])
-        if columns
-        else np.zeros((len(key), 0), bool)
-    )
-    if not plan.keeps_nulls:
-        valid &= ~nulls.all(axis=1)
+    nulls = np.zeros((len(key), len(columns)), bool)
     words = _words(plan, columns, len(key))
-    words[nulls] = 0
+    for i, column in enumerate(columns):
+        if column.null_count:
+            nulls[:, i] = column.is_null().to_numpy(zero_copy_only=False)
+            words[nulls[:, i], i] = 0
+    if not plan.keeps_nulls and all(column.null_count for column in columns):
+        valid &= ~nulls.all(axis=1)
     if plan.on is not None:
         words, nulls = np.column_stack([words, moment]), np.column_stack([nulls, np.zeros(len(key), bool)])
         moment, standing = _positions(plan.on, plan.zone, table)
         valid &= standing
     kept, until = _runs(history, valid, [key, moment, arrival, *words.T, *nulls.T])
-    events = LaneEvents(
-        key=key[kept],
-        moment=moment[kept],
-        arrival=arrival[kept],
-        until=until,
-        row=np.zeros(len(kept), np.int64),
-        words=np.ascontiguousarray(words[kept]),
-        nulls=np.ascontiguousarray(nulls[kept]),
-    )
-    return events, keys, kept
+    return _events(kept, until, [key, moment, arrival, words, nulls]), keys, kept
+
+
+def _placed(plan: LanePlan, table: pa.Table) -> tuple[list[bytes], Ints, Ints, NDArray[np.bool_]]:
+    """Return the keys by number, and each version's key, moment and whether it may be an event of the lane."""
+    keys, key = dense_keys([table[c.name] for c in plan.entity])
+    moment, valid = moments_on(plan.moment, table)
+    valid &= key >= 0
+    if plan.where is not None:
+        valid &= pc.fill_null(on_table(plan.where, table), False).to_numpy()
+    return keys, key, moment, valid
+
+
+def _events(kept: Ints, until: Ints, columns: Sequence[NDArray[Any]]) -> LaneEvents:
+    """Return some versions as events without their rows' hashes."""
+    if len(kept) < len(columns[0]):
+        columns = [column[kept] for column in columns]
+    key, moment, arrival, words, nulls = columns
+    row = np.zeros(len(kept), np.int64)
+    return LaneEvents(key=key, moment=moment, arrival=arrival, until=until, row=row, words=words, nulls=nulls)
+
+
+def _break_ties(events: LaneEvents, history: History, kept: Ints, *, hashed: bool = False) -> None:
+    """Give events their rows' hashes: those that nothing else puts in order, or with `hashed` all."""
+    tied = np.arange(len(kept)) if hashed else equal_rows(events.key, events.moment, events.arrival)
+    if len(tied):
+        events.row[tied] = history.row_hashes(kept[tied])
+
+
+def only_newest(plan: LanePlan, history: History) -> bool:
+    """Return whether all outputs are values of one event, the newest: then no value has to be looked at to find it.
+
+    Of state that is always so, of events only where none lacks a value.
+    """
+    plain = all(o.aggregate == "latest" and o.until is None for o in plan.outputs)
+    if not plain or plan.on is not None or not history.single or not len(history):
+        return False
+    return plan.lane.state or all(isinstance(v, Column) and history.complete(v) for v in plan.values)
+
+
+def placed_versions(plan: LanePlan, history: History) -> tuple[LaneEvents, dict[bytes, int]]:
+    """Return a lane's events of a single history with their versions instead of values, and the number of each key."""
+    exprs = [*plan.entity, *([] if plan.where is None else [plan.where])]
+    reads = dict.fromkeys([c for e in exprs for c in columns_of(e)] + [c for c, _ in plan.moment.terms])
+    table, _ = history.read(tuple(reads))
+    keys, key, moment, valid = _placed(plan, table)
+    kept, until = _runs(history, valid, [])
+    places, nulls = history.row.reshape(-1, 1), np.zeros((len(history), 1), bool)
+    events = _events(kept, until, [key, moment, history.arrival, places, nulls])
+    _break_ties(events, history, kept)
+    return events, {k: i for i, k in enumerate(keys)}
+
+
+def newest_of(plan: LanePlan, history: History, events: LaneEvents, query: Ints, t: Ints) -> LaneAnswers:
+    """Return a lane's outputs as values of the newest of `placed_versions`."""
+    ages = list(dict.fromkeys(o.parameter for o in plan.outputs))
+    lane = replace(plan.lane, values=(ValueType.INT,))
+    scanned = scan(lane, [Output(0, "latest", None, age) for age in ages], events, query, t)
+    found = [scanned.words[:, i].copy() for i in range(len(ages))]
+    taken = history.rows(tuple(dict.fromkeys(c for v in plan.values for c in columns_of(v))), np.maximum.reduce(found))
+    words, texts = np.zeros((len(t), len(plan.outputs)), np.int64), {}
+    status = np.empty(words.shape, np.uint8)
+    for i, output in enumerate(plan.outputs):
+        assert output.column is not None
+        values = on_table(plan.values[output.column], taken).combine_chunks()
+        state = scanned.status[:, ages.index(output.parameter)]
+        missing = values.is_null().to_numpy(zero_copy_only=False)
+        status[:, i] = np.where((state == OK) & missing, NULL, state)
+        if plan.columns[i].dtype == "str":
+            texts[i] = pc.if_else(pa.array(status[:, i] == OK), values, None)
+        elif plan.columns[i].dtype == "float":
+            words[:, i] = _canonical(as_words(values))
+        else:
+            words[:, i] = as_words(values)
+    return LaneAnswers(words, status, texts)
+
+
+def _canonical(words: Ints) -> Ints:
+    """Return float64 bits with every NaN the same."""
+    return np.where(np.isnan(words.view(np.float64)), np.array(np.nan).view(np.int64), words)
 
 
 def _positions(on: Moment, zone: str | None, table: pa.Table) -> tuple[Ints, NDArray[np.bool_]]:
@@ -326,18 +408,6 @@ def texts_by_id(plan: LanePlan, history: History) -> dict[int, str]:
     return known
 
 
-def tied_events(events: LaneEvents) -> Ints:
-    """Return the places of events that only their row's hash can put in order."""
-    order = np.lexsort((events.arrival, events.moment, events.key))
-    same = np.ones(max(len(order) - 1, 0), bool)
-    for column in (events.key, events.moment, events.arrival):
-        same &= column[order[1:]] == column[order[:-1]]
-    tied = np.zeros(len(order), bool)
-    tied[order[1:][same]] = True
-    tied[order[:-1][same]] = True
-    return np.flatnonzero(tied)
-
-
 def _words(plan: LanePlan, columns: Sequence[pa.Array], n: int) -> Ints:
     found = np.zeros((n, len(columns)), np.int64)
     for i, (array, kind) in enumerate(zip(columns, plan.lane.values, strict=False)):
@@ -355,8 +425,9 @@ def _words(plan: LanePlan, columns: Sequence[pa.Array], n: int) -> Ints:
 def _runs(history: History, valid: NDArray[np.bool_], columns: Sequence[NDArray[Any]]) -> tuple[Ints, Ints]:
     """Return the versions at which a row's event changes, and the arrival at which each was superseded."""
     n = len(valid)
-    if n == 0:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    if history.single or n == 0:
+        kept = history.row if valid.all() else np.flatnonzero(valid)
+        return kept, np.full(len(kept), NEVER)
     changed = np.zeros(n, bool)
     changed[history.starts] = True
     for column in [valid, *columns]:
@@ -365,8 +436,8 @@ def _runs(history: History, valid: NDArray[np.bool_], columns: Sequence[NDArray[
     following = np.append(starts[1:], n)
     same_row = np.append(history.row, -1)[following] == history.row[starts]
     until = np.where(same_row, np.append(history.arrival, 0)[following], NEVER)
-    kept = valid[starts] & (until > history.arrival[starts])
-    return starts[kept], until[kept]
+    held = valid[starts] & (until > history.arrival[starts])
+    return starts[held], until[held]
 
 
 def histories_of(plan: FeaturePlan, reveals: Mapping[str, pa.Table], as_of: int) -> dict[str, History]:

@@ -83,8 +83,7 @@ class HistoryPast(Histories):
 
 def rows_of(asked: RowsAsked, base: History) -> tuple[OwnRows, Ints]:
     """Return a history's rows, and the place of each one's first version."""
-    last = np.append(base.starts[1:], len(base))[: len(base.starts)] - 1
-    anchor = asked.at.terms[0][0]
+    last, anchor = base.lasts, asked.at.terms[0][0]
     t, known = moments_on(asked.at, pa.table({anchor.name: base.cells(anchor).take(pa.array(last))}))
     chosen = known & (t >= asked.span[0]) & (t < asked.span[1])
     version = base.version_at(np.where(chosen, t, ABSENT))

@@ -38,6 +38,9 @@ class FeatureVector:
     status: NDArray[np.uint8]
     texts: list[str | None]
 
+    def __post_init__(self) -> None:
+        self.floats = self.words.view(np.float64)
+
     def counts(self) -> dict[str, int]:
         """Count the features by status: `{"OK": 28, "NULL": 3}`."""
         found = np.bincount(self.status, minlength=len(STATUS)).tolist()
@@ -45,18 +48,28 @@ class FeatureVector:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the features as plain values by name; null is None."""
-        texts, floats = iter(self.texts), self.words.view(np.float64)
+        texts = iter(self.texts)
         found: dict[str, Any] = {}
-        for i, column in enumerate(self.columns):
-            if column.dtype == "str":
+        values = zip(self.columns, self.words.tolist(), self.floats.tolist(), self.status.tolist(), strict=True)
+        for column, word, number, status in values:
+            dtype = column.dtype
+            if dtype == "str":
                 found[column.name] = next(texts)
-            elif self.status[i] != OK:
+            elif status != OK:
                 found[column.name] = None
-            elif column.dtype == "float":
-                found[column.name] = float(floats[i])
             else:
-                found[column.name] = bool(self.words[i]) if column.dtype == "bool" else int(self.words[i])
+                found[column.name] = number if dtype == "float" else bool(word) if dtype == "bool" else word
         return found
+
+
+@dataclass
+class FeatureTable:
+    """Hold many rows' features: `words` and `status` as a vector's, one row each, and a list for each str column."""
+
+    columns: tuple[FeatureColumn, ...]
+    words: NDArray[np.int64]
+    status: NDArray[np.uint8]
+    texts: list[list[str | None]]
 
 
 @dataclass(frozen=True)
@@ -82,3 +95,8 @@ class TrainingSet:
 
     def __len__(self) -> int:
         return len(self.t)
+
+
+def unlabelled(label: NDArray[np.float64]) -> int:
+    """Count the rows that lack a label."""
+    return int(np.isnan(label).reshape(len(label), -1).any(axis=1).sum()) if len(label) else 0

@@ -21,17 +21,19 @@ from headrace.features.dataset import Dataset, Grid
 from headrace.features.definition import FeatureGroup, FeatureLike
 from headrace.features.frame import AT, FeatureFrame, RowExplanation
 from headrace.features.history import History
+from headrace.features.moment import open_read
 from headrace.features.offline import OfflineFeatures, Values, histories_of
 from headrace.features.online import OnlineFeatures
 from headrace.features.plan import DatasetPlan, FeaturePlan, plan_dataset, plan_features
 from headrace.features.record import FeatureVector, TrainingSet
-from headrace.features.stream import DATABASE, StreamPath, moment_of_read
+from headrace.features.stream import DATABASE, StreamPath
 from headrace.features.training_set import MaturedRows, as_training_set, facts_of, matured_rows
+from headrace.sources.batch import load
 from headrace.sources.casts import cast_cells
 from headrace.sources.definition import SourceDefinition, definition_of
 from headrace.sources.plan import reveal_of
 from headrace.sources.record import ARRIVAL, ROW_ID, RevealBatch
-from headrace.sources.run import batch_of, load
+from headrace.sources.run import batch_of
 from headrace.sources.values import EventReader, arrow_type, plain, typed_value
 from headrace.storage.keyvalue import Get, open_keyvalue
 from headrace.storage.state import StateFolder
@@ -250,8 +252,7 @@ def online_values(
     with StateFolder.open(where, clock=clock, write=False) as opened:
         url = settings.stores.keyvalue or opened.url("keyvalue")
         with open_keyvalue(url, databases=[DATABASE], read_only=True) as store, store.read() as snapshot:
-            get = snapshot.getter(DATABASE)
-            t = moment_of_read(get, at, now=int(clock.now()))
+            get, t = open_read(store, snapshot, online, cells, at, now=int(clock.now()))
             values = _gather(plan, [_copied(online.read(get, row, t)) for row in cells])
     arrays = {c.name: pa.array([row[i] for row in cells], arrow_type(c.dtype)) for i, c in enumerate(plan.row)}
     table = pa.table(arrays)
@@ -323,7 +324,7 @@ def _read(plan: FeaturePlan, get: Get, row: Sequence[Any], t: int) -> tuple[Any,
 
 
 def _revealed(source: SourceDefinition, events: Sequence[Mapping[str, Any]], location: str) -> RevealBatch:
-    reader, reveals = EventReader(source), []
+    reader, reveals = EventReader(source, columns={c.name: c.name for c in source.columns}), []
     for number, event in enumerate(events):
         values, problems = reader.read(event)
         unknown = [name for name in event if name not in source.by_name and name != ARRIVAL]

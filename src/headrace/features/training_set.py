@@ -19,7 +19,7 @@ from headrace.features.lane_plan import LanePlan
 from headrace.features.offline import Keys, LaneAnswers, OfflineFeatures, Past, Values
 from headrace.features.past import Floats, HistoryPast, RowsAsked, WholePast
 from headrace.features.plan import DatasetPlan
-from headrace.features.record import OK, TrainingSet
+from headrace.features.record import OK, TrainingSet, unlabelled
 from headrace.features.rows import ABSENT
 
 
@@ -138,13 +138,12 @@ def as_training_set(plan: DatasetPlan, found: MaturedRows, as_of: int, facts: Ma
 
 def facts_of(plan: DatasetPlan, found: MaturedRows, as_of: int) -> dict[str, Any]:
     """Return from what rows follow and how many they are, as plain JSON."""
-    censored = np.isnan(found.label)
     facts = {
         "definition": plan.hash,
         "features": plan.features,
         "as_of": as_of,
         "rows": len(found.t),
-        "censored": int((censored if censored.ndim == 1 else censored.any(axis=1)).sum()),
+        "censored": unlabelled(found.label),
     }
     return facts if plan.sample is None else facts | {"sampled_from": found.asked}
 

@@ -41,6 +41,8 @@ __all__ = [
     "STATUS_OK",
     "STATUS_OVERFLOW",
     "STATUS_REBUILD",
+    "Bytes",
+    "Ints",
     "Lane",
     "LaneEvents",
     "LiveEvent",
@@ -57,8 +59,10 @@ STATUS_OK, STATUS_NULL, STATUS_EXPIRED, STATUS_OVERFLOW, STATUS_REBUILD = 0, 1, 
 AGGREGATES = {"count": 0, "sum": 1, "mean": 2, "min": 3, "max": 4, "stddev": 5, "latest": 6, "quantile": 7}
 AGGREGATES |= {"distinct": 9, "mode": 10, "last": 11, "first": 12, "fold": 13}
 COUNT_ROWS = 8
+LISTED = ("quantile", "distinct", "mode", "last", "first", "fold")  # these need single values
 OF_TEXTS = ("count", "latest", "distinct", "mode", "last", "first", "fold")
 NO_MEMORY = -2
+NO_ENTRIES = bytes(4)
 ANY_AGE = 2**63 - 1
 METHODS = {"auto": 0, "plain": 1, "sweep": 2}
 
@@ -129,10 +133,15 @@ class _Kernel:
         self.new = _function(short.lane_new, pointer, small, pointer, pointer, small, pointer, small, pointer)
         self.free = _function(short.lane_free, None, pointer)
         self.read_head = _function(short.read_head, word, pointer, data, word, word, word, pointer, pointer)
+        many = word, pointer, pointer, word, word, pointer, pointer, word, pointer
+        self.read_heads = _function(short.read_heads, word, pointer, *many)
         self.read_block = _function(short.read_block, word, pointer, data, word, word)
         self.summarize = _function(short.summarize, word, pointer, data, word, word, pointer)
         self.scan = _function(long.scan, word, pointer, pointer, pointer, word, small, word, pointer, pointer)
         self.pool = _function(short.lane_pool, pointer, pointer, pointer)
+        self.hash_texts = _function(long.hash_texts, None, pointer, pointer, word, pointer)
+        self.hash_rows = _function(long.hash_rows, None, pointer, pointer, pointer, word, pointer)
+        self.any_equal = _function(long.any_equal, word, pointer, word)
 
 
 def _function(function: Any, result: Any, *arguments: Any) -> Callable[..., Any]:
@@ -142,7 +151,8 @@ def _function(function: Any, result: Any, *arguments: Any) -> Callable[..., Any]
 
 
 @cache
-def _kernel() -> _Kernel:
+def loaded_kernel() -> _Kernel:
+    """Return the compiled kernel, loaded once."""
     return _Kernel(Path(__file__).with_name("_kernel.so"))
 
 
@@ -193,7 +203,7 @@ class _Buffers:
         )
         known = len(lane.values) - 1 if lane.placed and mine else -1
         frames = _Frames(offset, hop, int(lane.state), known)
-        kernel = _kernel()
+        kernel = loaded_kernel()
         sizes = len(types), types.ctypes.data, ctypes.addressof(frames), len(windows), windows.ctypes.data
         self.handle: int = kernel.new(*sizes, len(mine), ctypes.addressof(compiled))
         if not self.handle:
@@ -204,7 +214,7 @@ class _Buffers:
     def folded(self) -> Ints:
         """Return the values that folds take: where a fold's word points stands their number, then they, oldest first."""
         size = ctypes.c_int64()
-        at = _kernel().pool(self.handle, ctypes.byref(size))
+        at = loaded_kernel().pool(self.handle, ctypes.byref(size))
         if not size.value:
             return np.zeros(0, np.int64)
         found: Ints = np.ctypeslib.as_array((ctypes.c_int64 * size.value).from_address(at)).copy()
@@ -239,8 +249,9 @@ class OnlineLane:
         self.values = self.words.view(np.float64)
         self.status = np.zeros(len(outputs), np.uint8)
         self.chunks = Chunks(lane, self._summarize, seal)
-        kernel = _kernel()
+        kernel = loaded_kernel()
         self._head, self._block, self._summary = kernel.read_head, kernel.read_block, kernel.summarize
+        self._heads = kernel.read_heads
         self._views = [_Buffers(lane, self.outputs, view) for view in _views(self.outputs)]
         self._readers = tuple(view.handle for view in self._views)
         self._summaries = _Buffers(lane, ())
@@ -262,6 +273,16 @@ class OnlineLane:
             Corrupt: the stored bytes are damaged.
         """
         return self.chunks.change(store, key, add, remove)
+
+    def fill(self, store: Store, key: bytes, events: bytes) -> None:
+        """Give a key that has nothing its events, as they are stored and in their order: quicker than one by one.
+
+        Raises:
+            InternalError: the bytes are no events of this lane.
+        """
+        if len(events) % self.chunks.event:
+            raise InternalError("events of another lane", where=f"key {key!r}", got=f"{len(events)} bytes")
+        self.chunks.fill(store, key, events)
 
     def clear(self, store: Store, key: bytes) -> None:
         """Drop everything that is kept under a key.
@@ -311,6 +332,27 @@ class OnlineLane:
                 self._read_blocks(reader, get, key, found, head)
         return head is not None
 
+    def read_many(
+        self, get: Get, keys: Sequence[bytes], t: int, words: Ints, status: Bytes, place: int, at: int | None = None
+    ) -> None:
+        """Do as `read_into` for many keys: into row i of two tables of results, from column `place` on.
+
+        Raises:
+            Corrupt: the stored bytes are damaged.
+        """
+        n, width = len(keys), words.shape[1]
+        if words.shape != status.shape or len(words) != n or place + len(self.outputs) > width:
+            raise InternalError("tables of another shape", got=[words.shape, status.shape], expected=n)
+        heads = [get(key) for key in keys]
+        pointers = (ctypes.c_char_p * n)(*heads)
+        sizes = np.array([0 if head is None else len(head) for head in heads], np.int64)
+        left = np.zeros(n, np.uint8)
+        back, results = t if at is None else at, (words.ctypes.data + 8 * place, status.ctypes.data + place)
+        for reader in self._readers:
+            if self._heads(reader, n, pointers, sizes.ctypes.data, t, back, *results, width, left.ctypes.data):
+                for i in np.flatnonzero(left).tolist():
+                    self.read_into(get, keys[i], t, words[i], status[i], place, at)
+
     def folds(self) -> dict[int, Ints]:
         """Return, of the last read, the words that each fold takes, oldest first, by the fold's place among outputs."""
         found = {}
@@ -321,6 +363,38 @@ class OnlineLane:
                 there = self._into[1][self._place + place] == STATUS_OK
                 found[place] = pool[at + 1 : at + 1 + pool[at]] if there else pool[:0]
         return found
+
+    def missing(self, held: Mapping[bytes, bytes | None], key: bytes, t: int, at: int) -> list[bytes]:
+        """Return keys of blocks that a read at `t`, and from `at` back, needs and `held` lacks; none if it has all.
+
+        Raises:
+            Corrupt: the held bytes are damaged.
+        """
+        head = held[key]
+        if head is None or head[4:8] == NO_ENTRIES:
+            return []
+        self.chunks.load(key, head)  # raises where the head is damaged
+        lacking = [block for block in self.blocks(held, key, at) if block not in held]
+        if lacking:
+            return lacking
+        try:
+            self.read(held.__getitem__, key, t, at)
+        except KeyError as error:  # a block below another one, or one whose sums are too wide for its entry
+            return [error.args[0]]
+        return []
+
+    def blocks(self, held: Mapping[bytes, bytes | None], key: bytes, at: int) -> list[bytes]:
+        """Return the keys of the head's blocks in which a window from `at` back begins or ends, or whose values are listed."""
+        head = held[key] or b""
+        spans = [(at - o.offset - o.window - o.hop, at - o.offset, o.aggregate) for o in self.outputs if o.window]
+        edges = {at, *(edge for begin, end, _ in spans for edge in (begin, end))}
+        listed = {(begin, end) for begin, end, aggregate in spans if aggregate in LISTED}
+        return [
+            block_key(key, reference)
+            for first, last, reference in self.chunks.entries(head)
+            if any(first - 1 <= edge <= last + 1 for edge in edges)
+            or any(last >= begin and first <= end for begin, end in listed)
+        ]
 
     def _bind(self, words: Ints, status: Bytes) -> None:
         right = words.dtype == np.int64 and status.dtype == np.uint8 and len(words) == len(status)
@@ -427,7 +501,7 @@ def scan(
     for view in _views(outputs):
         buffers = _Buffers(lane, outputs, view)
         results = len(outputs), found.ctypes.data, status.ctypes.data
-        if _kernel().scan(buffers.handle, *pointers, keys, METHODS[method], *results) < 0:
+        if loaded_kernel().scan(buffers.handle, *pointers, keys, METHODS[method], *results) < 0:
             raise MemoryError("no memory for a sorted copy of the events")
         pool = buffers.folded()
         for place in buffers.folds:

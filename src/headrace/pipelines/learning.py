@@ -18,8 +18,8 @@ from headrace.features.record import TrainingSet
 from headrace.features.training_set import training_set
 from headrace.models.servable import Servable
 from headrace.monitoring.drift import DriftWatch, reference_profiles, training_history
-from headrace.pipelines.gatekeeper import read_reveals
 from headrace.pipelines.project import Project
+from headrace.pipelines.reveals import read_reveals
 from headrace.pipelines.spread import OpenSpread, here
 from headrace.registry.record import Version
 from headrace.registry.run import Registry
@@ -140,6 +140,7 @@ def judge(
         rows.rows.take(pa.array(test)),
         threshold=threshold,
         clusters=rows.t[test] // DAY,
+        weights=None if rows.weight is None else rows.weight[test],
     )
     source = "modelled" if footing.latency_modelled else "measured"
     footprint = Footprint(trained.servable.size, footing.latency, "modelled" if source == "modelled" else "measured")

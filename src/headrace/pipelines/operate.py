@@ -6,9 +6,9 @@ import getpass
 
 from headrace.core.time import SystemClock
 from headrace.features.stream import DATABASE, StreamPath
-from headrace.pipelines.gatekeeper import read_reveals, reveals_table
 from headrace.pipelines.pinned import refuse_other_features
 from headrace.pipelines.project import Project
+from headrace.pipelines.reveals import read_reveals, reveals_table
 from headrace.pipelines.stores import CONTROL, applied_key, open_registry, open_stores
 from headrace.pipelines.view import Progress, View
 from headrace.sources.record import ARRIVAL, RevealBatch
@@ -76,7 +76,10 @@ def rebuild_online(project: Project, *, state: str | None, progress: Progress) -
             for start in range(0, table.num_rows, APPLY_AT_ONCE):
                 piece = RevealBatch(source, table.slice(start, APPLY_AT_ONCE))
                 with stores.online.write() as transaction:
-                    for reveal in piece.reveals():
+                    batch = list(piece.reveals())
+                    if stores.online.capabilities.remote:
+                        path.fetch(transaction, source.name, batch)
+                    for reveal in batch:
                         path.apply(transaction.access(DATABASE), source.name, reveal)
                         newest = max(newest, reveal.arrival)
                     path.commit(transaction.access(DATABASE), newest, {})

@@ -62,14 +62,18 @@ def open_registry(project: Project, state: str | None, *, clock: Clock) -> Itera
 
 
 @contextmanager
-def open_stores(project: Project, state: str | None, *, clock: Clock, write: bool) -> Iterator[Stores]:
+def open_stores(
+    project: Project, state: str | None, *, clock: Clock, write: bool, alone: bool = True
+) -> Iterator[Stores]:
     """Open the state folder and its stores; a writer creates what is missing and holds the folder's lock.
+
+    Without `alone` a writer joins the process that holds the lock, if one does: every store takes several writers.
 
     Raises:
         ConfigurationError, Unavailable, Corrupt: as `StateFolder.open` and the stores say.
     """
     with ExitStack() as stack:
-        folder = stack.enter_context(StateFolder.open(state_path(project, state), clock=clock, write=write))
+        folder = stack.enter_context(StateFolder.open(state_path(project, state), clock=clock, write=write and alone))
         urls = project.settings.stores
         ledger = open_ledger(urls.ledger or folder.url("ledger"), clock=clock, read_only=not write)
         stack.enter_context(ledger)

@@ -6,7 +6,7 @@ import inspect
 import sys
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -17,6 +17,7 @@ from headrace.core.identity import content_hash
 from headrace.core.location import user_frame, user_location
 from headrace.core.time import Instant, duration, zone_of
 
+MOST_COLUMNS = 62  # a reveal says in the bits of a positive int64 which columns it states
 RESERVED = ("_row_id", "_arrival", "_stated", "_content")  # the columns of reveals, see `sources.record`
 History = Literal["scd2", "snapshots"]
 DTYPES: dict[Any, str] = {str: "str", int: "int", float: "float", bool: "bool", Instant: "instant", date: "date"}
@@ -54,7 +55,7 @@ def column(
         ge=ge,
         le=le,
         matches=matches,
-        isin=allowed,
+        allowed=allowed,
         allow_nan=allow_nan,
         state=state,
         pii=pii,
@@ -121,6 +122,7 @@ class SourceDefinition:
     checks: Any
     location: str
     history: History | None = None
+    held: Any = field(default=None, compare=False, repr=False)  # the rows of an inferred source, see `sources.infer`
 
     @cached_property
     def index(self) -> dict[Column[Any], int]:
@@ -165,6 +167,13 @@ class SourceDefinition:
         """Return the content hash of the source's schema and moments."""
         return content_hash([self.name, [describe(c) | {"known": str(self.moments[c])} for c in self.columns]])
 
+    def meaning(self, read: Iterable[Expr[Any]]) -> list[Any]:
+        """Return what expressions read of the source, for hashes: a column that none reads may come or change."""
+        named = {self.time, *(c for expr in read for c in columns_of(expr) if c in self.index)}
+        told = named | {c for column in named for c, _ in self.moments[column].terms}
+        columns = [describe(c) | {"known": str(self.moments[c])} for c in self.columns if c in told]
+        return [self.name, [c.name for c in self.id_columns], columns]
+
     def find(self, name: str, where: str | None = None) -> Column[Any]:
         """Return a column by name.
 
@@ -186,7 +195,7 @@ def describe(column: Column[Any]) -> dict[str, Any]:
     """Return a column as plain JSON values, for hashes, manifests and pages."""
     fields = {"name": column.name, "type": column.dtype, "nullable": column.nullable, "role": column.role}
     rest = {k: getattr(column, k) for k in ("unit", "ge", "le", "matches", "state", "allow_nan", "pii", "description")}
-    rest["isin"] = None if column.isin is None else list(column.isin)
+    rest["isin"] = None if column.allowed is None else list(column.allowed)
     rest |= {"zone": column.zone, "references": None if column.references is None else str(column.references)}
     return fields | {k: v for k, v in rest.items() if v is not None and v is not False}
 
@@ -228,16 +237,18 @@ class Source(metaclass=SourceMeta):
     known_at: ClassVar[Any] = None
     checks: ClassVar[Any] = None
 
-    def __init_subclass__(cls, *, history: History | None = None) -> None:
+    def __init_subclass__(cls, *, history: History | None = None, abstract: bool = False) -> None:
+        if abstract:
+            return
         location = user_location()
         columns, composite = _collect(cls, location)
         time = _only(columns, "event_time", cls, location)
         if history is not None:
-            composite = _remember(cls, history, columns, composite, time, location)
+            _remember(cls, history, columns, location)
         known = cls.__dict__.get("known_at")
         if known is None and time.zone is not None and time.known_after:
             known = Shift(time, time.known_after)
-        ids = composite or (_only(columns, "row_id", cls, location),)
+        ids = composite or _row_id_of(columns, time, cls, location)
         cls.__definition__ = SourceDefinition(
             name=cls.__name__,
             columns=columns,
@@ -307,15 +318,18 @@ def _collect(cls: type[Source], location: str) -> tuple[tuple[Column[Any], ...],
     return tuple(columns), composite
 
 
-def _remember(
-    cls: type[Source],
-    history: str,
-    columns: tuple[Column[Any], ...],
-    composite: tuple[Column[Any], ...],
-    time: Column[Any],
-    location: str,
+def _row_id_of(
+    columns: tuple[Column[Any], ...], time: Column[Any], cls: type[Source], location: str
 ) -> tuple[Column[Any], ...]:
-    """Make a table's columns values that hold until replaced; return its row id: its own, or entities and time."""
+    """Return the columns that name a row where no composite id is declared: the row id, else entities and event time."""
+    entities = tuple(c for c in columns if c.role == "entity" and not c.nullable)
+    if entities and not any(c.role == "row_id" for c in columns):
+        return (*entities, time)
+    return (_only(columns, "row_id", cls, location),)
+
+
+def _remember(cls: type[Source], history: str, columns: tuple[Column[Any], ...], location: str) -> None:
+    """Make a slowly changing table's columns values that hold until replaced."""
     if history not in ("scd2", "snapshots"):
         raise DefinitionError(
             f"{cls.__name__}: unknown history", where=location, got=history, expected='"scd2" or "snapshots"'
@@ -329,9 +343,6 @@ def _remember(
         )
     for c in columns:
         c.state = c.role in ("column", "entity", "foreign_key")
-    if composite or any(c.role == "row_id" for c in columns):
-        return composite
-    return tuple(c for c in columns if c.role == "entity" and not c.nullable) + (time,)
 
 
 def _annotations(cls: type[Source]) -> dict[str, Any]:
@@ -379,7 +390,14 @@ def _only(columns: tuple[Column[Any], ...], role: str, cls: type[Source], locati
 
 
 def _check(definition: SourceDefinition) -> None:
-    """Refuse moments that name other sources, non-instants or circles, and ids that may be null."""
+    """Refuse moments that name other sources, non-instants or circles, ids that may be null, and too many columns."""
+    if len(definition.columns) > MOST_COLUMNS:
+        raise DefinitionError(
+            f"{definition.name} has more columns than a source can have",
+            where=definition.location,
+            got=len(definition.columns),
+            expected=f"at most {MOST_COLUMNS}; undeclared columns of the data are passed over",
+        )
     for c in definition.id_columns:
         if c not in definition.index or c.nullable:
             raise DefinitionError(

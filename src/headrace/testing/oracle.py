@@ -35,6 +35,7 @@ Log = Sequence[tuple[str, Reveal]]
 Asked = Sequence[tuple[Sequence[Any], int]]
 Open = Callable[[], AbstractContextManager[KeyValue]]
 SHOWN = 5
+RESTARTS = 0.25  # before how many reads the writer starts anew
 
 
 def parity(
@@ -50,7 +51,7 @@ def parity(
     """Compute features of rows by every path and return how many values were compared.
 
     Reveals are applied online in any order between the moments asked for, in so many partitions one after the other,
-    some of them twice, by a writer that starts anew each time; `store` opens the store, in memory unless said. Without
+    some of them twice, by a writer that starts anew now and then; `store` opens the store, in memory unless said. Without
     `by_definition` the slow reference is left out.
 
     Raises:
@@ -71,7 +72,7 @@ def _online(
     plan: FeaturePlan, log: Log, asked: Asked, random: Random, partitions: int, store: KeyValue
 ) -> list[list[Any]]:
     reader, found, waiting = OnlineFeatures(plan), [], sorted(log, key=lambda one: one[1].arrival)
-    at = 0
+    at, path = 0, StreamPath([plan])
     for row, t in asked:
         end = at
         while end < len(waiting) and waiting[end][1].arrival <= t:
@@ -81,8 +82,9 @@ def _online(
         batch += random.sample(batch, len(batch) // 2)
         random.shuffle(batch)
         batch.sort(key=lambda one: row_hash(one[1].row_id) % partitions)
-        if batch:
+        if random.random() < RESTARTS:
             path = StreamPath([plan])
+        if batch:
             with store.write() as transaction:
                 access = transaction.access(DATABASE)
                 for source, reveal in batch:

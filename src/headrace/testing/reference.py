@@ -1,7 +1,8 @@
 """Compute features the slow and obvious way: the definition of time and arithmetic, against which all else is tested.
 
 Everything is recomputed for each question from the raw log of reveals, with `fractions` for exact arithmetic. Nothing is
-shared with the code under test but the definitions themselves.
+shared with the code under test but the definitions themselves, and the functions of single values in expressions beyond
+comparison, logic and arithmetic, which tests of their own hold against DuckDB.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from fractions import Fraction
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from headrace.core.expressions import COMPARE, Binary, Column, Expr, Literal, Shift, Unary
+from headrace.core.expressions import COMPARE, Binary, Column, Expr, Shift, Unary, columns_of, per_row
 from headrace.core.identity import row_hash, text_id
 from headrace.features.lane_plan import LanePlan
 from headrace.features.plan import DatasetPlan
@@ -42,15 +43,15 @@ def value_of(expr: Expr[Any], cells: Cells) -> Any:
     """Evaluate an expression on one row; what was never stated is null."""
     if isinstance(expr, Column):
         return cells[expr][2] if expr in cells else None
-    if isinstance(expr, Literal):
-        return expr.value
     if isinstance(expr, Shift):
         inner = value_of(expr.value, cells)
         return None if inner is None else inner + expr.offset
-    if isinstance(expr, Unary):
+    if isinstance(expr, Unary) and expr.op in ("not", "is_null"):
         inner = value_of(expr.value, cells)
         return (inner is None) if expr.op == "is_null" else (None if inner is None else not inner)
-    assert isinstance(expr, Binary)
+    if not isinstance(expr, Binary) or expr.op not in (*COMPARE, "&", "|", "/", "+", "-", "*"):
+        columns = columns_of(expr)
+        return per_row(expr, {c: i for i, c in enumerate(columns)})([value_of(c, cells) for c in columns])
     left, right = value_of(expr.left, cells), value_of(expr.right, cells)
     if expr.op in "&|":
         decisive = expr.op == "|"
