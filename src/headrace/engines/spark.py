@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -82,6 +83,7 @@ class SparkEngine:
         }
         if master.startswith("local"):
             os.environ.setdefault("SPARK_LOCAL_IP", LOOPBACK)
+            os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else the first python3 of the PATH
             found |= {"spark.driver.host": LOOPBACK, "spark.driver.bindAddress": LOOPBACK}
         return found
 
