@@ -403,7 +403,9 @@ def texts_by_id(plan: LanePlan, history: History) -> dict[int, str]:
     known: dict[int, str] = {}
     for value, kind in zip(plan.values, plan.lane.values, strict=False):
         if kind is ValueType.REF:
-            texts = pc.unique(on_table(value, history.table)).to_pylist()
+            # Reveals may each state a part of what an expression reads: only versions have all of it.
+            table = history.table if isinstance(value, Column) else history.read(columns_of(value))[0]
+            texts = pc.unique(on_table(value, table)).to_pylist()
             known.update({text_id(text): text for text in texts if text is not None})
     return known
 
