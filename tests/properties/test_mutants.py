@@ -62,7 +62,7 @@ MUTANTS = {
         "stream.py", "        if new is None:\n            return False", "        if new is None or reveal.arrival < max(old.arrivals):\n            return False"
     ),
     "labels come before they are mature": Mutant("training_set.py", "as_of - plan.mature + 1)", "as_of + 1)", TRAINING),
-    "labels are looked for at the row's moment": Mutant("training_set.py", "np.full(len(t), as_of, np.int64)", "t", TRAINING),
+    "labels are looked for at the row's moment": Mutant("offline.py", "np.full(len(t), as_of, np.int64)", "t", TRAINING),
     "means are rounded twice": Mutant(
         KERNEL, "sum_over(&column->sum, kind == SUM ? 1 : n)", "sum_over(&column->sum, 1) / (kind == SUM ? 1 : n)", EXACT
     ),
