@@ -23,7 +23,7 @@ class LocalEngine:
         for place in range(len(buckets)):
             try:
                 answer = function(buckets[place])
-            except Exception as error:  # noqa: BLE001  it is raised again, typed
+            except (Exception, SystemExit) as error:  # noqa: BLE001  it is raised again, typed
                 told = describe_failure(error)
                 found = failure(told, place, len(buckets), error.__cause__ if "error" in told else error)
                 raise found from found.__cause__

@@ -12,7 +12,8 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Self
 
-from headrace.core.errors import Unavailable
+from headrace.core.errors import ConfigurationError, Unavailable
+from headrace.core.version import __version__
 from headrace.engines.ahead import in_order
 from headrace.engines.find import whole
 from headrace.engines.protocol import Buckets, Capabilities, Function, Progress, Tables
@@ -154,4 +155,15 @@ def died(place: int, total: int, retries: int, cause: object) -> Unavailable:
         got=f"{cause}, {retries + 1} times",
         expected="a worker that lives until it answers",
         next_step="give workers more memory, or lower [engines] bucket_rows",
+    )
+
+
+def unfit(scheme: str, got: object) -> ConfigurationError:
+    """Return the error for workers that cannot even begin: they have another Python, or no Headrace."""
+    return ConfigurationError(
+        f"the workers of {scheme}: cannot run Headrace",
+        where="[engines]",
+        got=got,
+        expected=f"Headrace {__version__} on Python {sys.version_info.major}.{sys.version_info.minor}, as here",
+        next_step=f'pip install "headrace[{scheme}]=={__version__}" where the workers are',
     )

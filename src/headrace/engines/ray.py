@@ -9,21 +9,24 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import Any, Self
 
 import ray
-from ray.exceptions import RayError
+from ray._private import ray_constants
+from ray.exceptions import RayError, RayTaskError
 
 from headrace.core.errors import Unavailable
 from headrace.engines.ahead import in_order
 from headrace.engines.find import whole
-from headrace.engines.processes import SPARE, died
+from headrace.engines.processes import SPARE, died, unfit
 from headrace.engines.protocol import Buckets, Capabilities, Function, Progress, Tables
 from headrace.engines.wire import pack_function, pack_tables, perform, read_answer
 
 OBJECTS = 256 * 2**20  # bytes of the object store of a Ray of our own; what does not fit goes to its folder
 PATIENCE = 5.0  # seconds for a cluster to take a connection
+REACHABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"  # says that access needs a token
 
 
@@ -53,7 +56,8 @@ class RayEngine:
         try:
             if address is not None:
                 _knock(address)
-            ray.init(address, **settings)
+            with _on_loopback() if address is None else nullcontext():
+                ray.init(address, **settings)
         except (RayError, OSError, RuntimeError, ValueError) as error:
             self.close()
             raise Unavailable(
@@ -75,6 +79,8 @@ class RayEngine:
         def finish(place: int, reference: Any) -> Tables:
             try:
                 blob = ray.get(reference)
+            except RayTaskError as error:
+                raise unfit("ray", error.cause) from error
             except RayError as error:
                 raise died(place, total, self.retries, type(error).__name__) from error
             answer = read_answer(blob, place, total)
@@ -99,6 +105,21 @@ class RayEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Keep a Ray of our own off the network: told 127.0.0.1, Ray on Linux would take an address that others reach."""
+    constant, variable = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(REACHABLE)
+    ray_constants.ENABLE_RAY_CLUSTER, os.environ[REACHABLE] = False, "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = constant
+        if variable is None:
+            del os.environ[REACHABLE]
+        else:
+            os.environ[REACHABLE] = variable
 
 
 def _knock(address: str) -> None:

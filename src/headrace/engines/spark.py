@@ -17,12 +17,12 @@ from typing import Any, Self
 import pyarrow as pa
 from py4j.protocol import Py4JError
 from pyspark import SparkConf, SparkContext
-from pyspark.errors import PySparkException
+from pyspark.errors import PySparkException, PythonException
 from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 
 from headrace.core.errors import ConfigurationError, Unavailable
-from headrace.engines.processes import died
+from headrace.engines.processes import died, unfit
 from headrace.engines.protocol import Buckets, Capabilities, Function, Progress, Tables
 from headrace.engines.wire import pack_function, pack_tables, perform, read_answer
 
@@ -127,6 +127,8 @@ class SparkEngine:
             with _quiet():
                 frame = self.session.createDataFrame(work).mapInArrow(compute, "place long, answer binary")
                 found = frame.toArrow()
+        except PythonException as error:
+            raise unfit("spark", str(error).strip().splitlines()[-1]) from error
         except (PySparkException, Py4JError) as error:
             raise died(places[0], len(buckets), self.retries, type(error).__name__) from error
         answers = dict(zip(found["place"].to_pylist(), found["answer"].to_pylist(), strict=True))

@@ -108,7 +108,7 @@ def perform(function: bytes, work: bytes) -> bytes:
     """Apply a packed function to packed tables, in a worker; return the packed answer or failure."""
     try:
         return ANSWER + pack_tables(_loaded(function)(unpack_tables(work)))
-    except Exception as error:  # noqa: BLE001  whatever it is, its caller must hear of it
+    except (Exception, SystemExit) as error:  # noqa: BLE001  whatever it is, its caller must hear of it
         return FAILURE + json.dumps(describe_failure(error)).encode()
 
 

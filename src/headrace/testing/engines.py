@@ -21,6 +21,28 @@ from headrace.engines import Engine, Tables, open_engine
 
 RETRIES = 1
 PATIENCE = 10.0  # seconds for processes to end
+LISTENING = (
+    "0A"  # as /proc/net/tcp says it; as it writes 127.0.0.1, the same within IPv6, and ::1, on small-endian machines
+)
+LOOPBACK = ("0100007F:", "0000000000000000FFFF00000100007F:", "00000000000000000000000001000000:")
+
+
+def beyond_loopback() -> list[str]:
+    """Return the addresses (hexadecimal) at which this process and all below it listen for others than this machine."""
+    parents: dict[int, list[int]] = {}
+    sockets: dict[int, set[str]] = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended meanwhile
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            parents.setdefault(parent, []).append(int(process.name))
+            held = [os.readlink(fd) for fd in (process / "fd").iterdir()]
+            sockets[int(process.name)] = {name[8:-1] for name in held if name.startswith("socket:[")}
+    mine, waiting = set[str](), [os.getpid()]
+    while waiting:
+        waiting += parents.get(pid := waiting.pop(), [])
+        mine |= sockets.get(pid, set())
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
+    return [row[1] for row in rows if row[3] == LISTENING and row[9] in mine and not row[1].startswith(LOOPBACK)]
 
 
 def left_behind() -> set[str]:
@@ -152,6 +174,22 @@ class EngineContract:
         assert caught.value.where == "bucket 3 of 6"
         assert isinstance(caught.value.__cause__, KeyError)
         assert numbers(engine.map_buckets(answer_of, Numbers(2))) == [0, 1]
+
+    def test_a_function_that_exits_ends_nothing(self, engine: Engine) -> None:
+        """It has raised SystemExit, and is told so."""
+
+        def exits(tables: Tables) -> Tables:
+            sys.exit(3)
+
+        with pytest.raises(UserCodeError, match="a function raised SystemExit: 3"):
+            list(engine.map_buckets(exits, Numbers(1)))
+        assert numbers(engine.map_buckets(answer_of, Numbers(1))) == [0]
+
+    def test_nothing_listens_beyond_this_machine(self, engine: Engine) -> None:
+        """An engine of this machine opens no port to others."""
+        assert numbers(engine.map_buckets(answer_of, Numbers(1))) == [0]
+        if Path("/proc/net/tcp").exists() and not engine.capabilities.several_hosts:
+            assert beyond_loopback() == []
 
     def test_errors_of_headrace_stay_what_they_are(self, engine: Engine) -> None:
         """With all their parts and their cause."""
