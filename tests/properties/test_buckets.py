@@ -10,13 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+import headrace as hr
 from headrace.engines import Engine
 from headrace.engines.local import LocalEngine
 from headrace.engines.wire import pack_function
-from headrace.features.bucket_work import Scan, bare_lane
+from headrace.features.bucket_work import Scan, Unfold, bare_lane, bare_source
 from headrace.features.buckets import BucketedPast, lanes_of
 from headrace.features.history import History
 from headrace.features.offline import OfflineFeatures, Values
+from headrace.features.plan import plan_dataset
+from headrace.sources.definition import definition_of
 from headrace.sources.run import batch_of
 from headrace.sources.values import arrow_type
 from tests.properties.test_oracle_windows import PLAN, asked_of, whole_log
@@ -61,3 +64,20 @@ def test_lanes_can_be_sent_whatever_was_compiled_for_them() -> None:
     for lane in lanes_of(PLAN):
         lane.lane.pack([None] * len(lane.lane.values))
         assert pack_function(Scan(bare_lane(lane), None))
+
+
+def test_rows_in_hand_and_classes_stay_where_they_are() -> None:
+    table = pa.table({"id": ["kept here"], "at": pa.array([0], pa.timestamp("us", "UTC")), "shop": ["s"]})
+    held = hr.source(table, row_id="id", event_time="at", entity="shop")
+    columns = definition_of(held).by_name
+
+    class Shop(hr.FeatureGroup, of=held, entity=columns["shop"]):
+        orders = hr.count().over("2d")
+
+    rows = hr.grid(columns["shop"], every="1d", active=hr.count(held).over("3d") > 0)
+    plan = plan_dataset(hr.Dataset(rows=rows, features=[Shop], label=hr.count(columns["id"]).ahead("1d")))
+    lanes = tuple(bare_lane(lane) for lane in lanes_of(plan))
+    assert len(lanes) == 3
+    packed = pack_function(Unfold(bare_source(definition_of(held)), lanes, 0))
+    assert b"kept here" not in packed
+    assert b"InferredSource" not in packed

@@ -23,9 +23,10 @@ from headrace.features.windows import LaneEvents, ValueType
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import ROW_ID
 
-PLACE = "_place"  # of a reveal in its source's table
-FIRST, VERSION = "_first", "_version"  # the least place of a row's reveals; the number of a row's version
-T, LABEL, SEEN = "_t", "_label", "_seen"
+# No column of a source has such a name.
+PLACE = "#place"  # of a reveal in its source's table
+FIRST, VERSION = "#first", "#version"  # the least place of a row's reveals; the number of a row's version
+T, LABEL, SEEN = "#t", "#label", "#seen"
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ class Shown:
 
 
 def bare_source(source: SourceDefinition) -> SourceDefinition:
-    """Return a source without its checks, which may refer to classes that no worker has."""
-    return replace(source, checks=None)
+    """Return a source without its checks, which may refer to classes that no worker has, and without rows in hand."""
+    return replace(source, checks=None, held=None)
 
 
 def bare_lane(lane: LanePlan) -> LanePlan:
@@ -109,7 +110,7 @@ def bare_lane(lane: LanePlan) -> LanePlan:
 
 def _ungrouped(feature: Feature) -> Feature:
     found = copy(feature)
-    found.group = None
+    found.group, found.aggregate = None, replace(feature.aggregate, rows=None)
     return found
 
 
