@@ -63,6 +63,7 @@ bench: setup-dev
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/serving.py
 	$(BIN)/python bench/yardstick.py
+	$(BIN)/python bench/validation.py
 	$(BIN)/python bench/engines.py
 
 clean:
