@@ -91,6 +91,15 @@ class Scores(hr.Source):
     tier: hr.Column[str | None] = hr.column()
 
 
+class Widest(hr.Source):
+    """Have more columns than one integer can tell stated ones of."""
+
+    store: hr.Column[str] = hr.entity()
+    made: hr.Column[hr.Instant] = hr.event_time()
+    __annotations__ |= {f"c{i}": "hr.Column[float | None]" for i in range(70)}
+    vars().update({f"c{i}": hr.column() for i in range(70)})
+
+
 class Store(hr.FeatureGroup, of=Sales, entity=Sales.store):
     sum = hr.sum(Sales.amount).over("6h", "2d")
     good = hr.rate(Sales.good).over("7d")
@@ -153,6 +162,11 @@ class Next(hr.FeatureGroup, of=Sales, entity=Sales.store):
     amount = hr.sum(Sales.amount).ahead("3d", on=Sales.sold)
 
 
+class Wide(hr.FeatureGroup, of=Widest, entity=Widest.store):
+    newest = hr.latest(*(Widest.__definition__.by_name[f"c{i}"] for i in (0, 61, 62, 69)))
+    sum = hr.sum(Widest.__definition__.by_name["c63"]).over("3d")
+
+
 Ready: Any = hr.precomputed(Scores, entity=Scores.store, max_age="3d")
 
 
@@ -184,6 +198,7 @@ DATASETS: dict[str, hr.Dataset] = {
     "snapshots": with_features(Rank),
     "days, and what was announced": with_features(Sold, Planned),
     "precomputed": with_features(Ready),
+    "a table of many columns": with_features(Wide),
     "grid": hr.Dataset(
         rows=hr.grid((Sales.store, Sales.item), every="1d", tz="Europe/Paris", active=hr.count(Sales).over("3d") > 0),
         features=[Store, Item],
@@ -264,6 +279,7 @@ DRAWN: dict[type[hr.Source], dict[str, Any]] = {
         "units": maybe(lambda r: r.randrange(-5, 99)),
         "open": maybe(one_of(True, False)),
     },
+    Widest: {"store": STORE, "made": instant} | {f"c{i}": maybe(NUMBER) for i in range(70)},
     Scores: {"store": STORE, "made": instant, "score": maybe(NUMBER), "tier": maybe(TEXT)},
 }
 
