@@ -224,6 +224,19 @@ class ServingSettings(Table):
     window_rows: int = Field(default=100_000, ge=0, description="feature vectors of a day kept for drift monitors")
 
 
+class EngineSettings(Table):
+    """Say where features of many rows are computed, and in which portions."""
+
+    features: str = Field(default="local:", description="local:, local:processes=N, ray: or spark: with options")
+    bucket_rows: int = Field(
+        default=2_000_000, gt=0, description="reveals of a source computed at a time; it bounds memory, not the result"
+    )
+    work: str | None = Field(
+        default=None, description="a folder for buckets while they are computed; in the state folder unless said"
+    )
+    retries: int = Field(default=2, ge=0, description="how often a bucket is computed again after its worker died")
+
+
 class Settings(Table):
     """Hold a project's settings; every value has a default."""
 
@@ -232,6 +245,7 @@ class Settings(Table):
     s3: S3Settings = S3Settings()
     stores: StoreSettings = StoreSettings()
     serving: ServingSettings = ServingSettings()
+    engines: EngineSettings = EngineSettings()
     limits: LimitSettings = LimitSettings()
     alerts: dict[str, str] = Field(
         default={}, repr=False, description="channel = URL, as ops = stderr: or ops = file:PATH"

@@ -20,6 +20,7 @@ from headrace.models.servable import Servable
 from headrace.monitoring.drift import DriftWatch, reference_profiles, training_history
 from headrace.pipelines.project import Project
 from headrace.pipelines.reveals import read_reveals
+from headrace.pipelines.spread import OpenSpread, here
 from headrace.registry.record import Version
 from headrace.registry.run import Registry
 from headrace.storage.ledger import Entry, Ledger
@@ -44,7 +45,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Footing:
-    """Hold what a training needs beside the project: stores, clock, seed, threads, and where latencies come from."""
+    """Hold what a training needs beside the project: stores, clock, seed, threads, where latencies come from.
+
+    `spread` opens the engine that computes the training set.
+    """
 
     ledger: Ledger
     tables: Tables
@@ -54,13 +58,16 @@ class Footing:
     threads: int
     latency: Mapping[str, float]
     latency_modelled: bool
+    spread: OpenSpread = here
 
 
 def build_training_set(project: Project, footing: Footing, as_of: int) -> TrainingSet:
     """Return the training set as it stands at `as_of`, with the table versions that it follows from."""
     reveals = read_reveals(footing.tables, project.plan.sources)
     manifest = {"sources": {name: {"reveals": _known(table, as_of)} for name, table in reveals.items()}}
-    return training_set(project.plan, reveals, as_of=as_of, manifest=manifest | {"arrival": "assumed"})
+    facts = manifest | {"arrival": "assumed"}
+    with footing.spread() as spread:
+        return training_set(project.plan, reveals, as_of=as_of, manifest=facts, spread=spread)
 
 
 def _known(table: pa.Table, as_of: int) -> int:

@@ -31,7 +31,9 @@ from headrace.pipelines.learning import Footing, load_profile
 from headrace.pipelines.project import Project
 from headrace.pipelines.reveals import read_reveals
 from headrace.pipelines.serve import FOLLOW_SECONDS, PipelineService, serve
+from headrace.pipelines.spread import spread_of
 from headrace.pipelines.stores import CONTROL
+from headrace.pipelines.view import Silent
 from headrace.serving.log import read_segment, segments
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import Reveal
@@ -96,6 +98,7 @@ class Controller:
             THREADS,
             self.service.latency(),
             latency_modelled=False,
+            spread=spread_of(self.project, stores, Silent()),
         )
         state = ControlState(**kept["control"]) if kept else ControlState(labelled_until=now, serving_since=now)
         gates = Gatekeeper(
