@@ -22,7 +22,10 @@ from headrace.features.online import call, fills_of
 from headrace.features.plan import BindingPlan, DatasetPlan, FeaturePlan
 from headrace.features.record import NO_KEY, NULL, OK
 from headrace.features.windows import LaneEvents, Output, Scanned, ValueType, scan
+from headrace.sources.definition import SourceDefinition
 from headrace.sources.plan import moments_on
+from headrace.sources.record import ROW_ID
+from headrace.sources.sql import query_reveals
 from headrace.sources.zones import civil_times
 
 ARROW_TYPES = {"float": pa.float64(), "int": pa.int64(), "bool": pa.bool_(), "str": pa.string(), "instant": pa.int64()}
@@ -371,15 +374,35 @@ def _runs(history: History, valid: NDArray[np.bool_], columns: Sequence[NDArray[
 
 
 def histories_of(plan: FeaturePlan, reveals: Mapping[str, pa.Table], as_of: int) -> dict[str, History]:
-    """Return a history for each of the plan's sources.
+    """Return a history for each source that the plan reads, as `build_histories` does."""
+    return build_histories(plan.read, reveals, as_of)
+
+
+def build_histories(
+    sources: Sequence[SourceDefinition], reveals: Mapping[str, pa.Table], as_of: int
+) -> dict[str, History]:
+    """Return a history for each of some sources, those that a query fills computed from the rows that it reads.
 
     Raises:
-        DataError: a source has no reveals table.
+        DataError: a source has no reveals table, or a query fails on its rows.
     """
-    missing = [s.name for s in plan.sources if s.name not in reveals]
+    feeds = {feed.name: feed for source in sources for feed in source.feeds}
+    missing = [name for name in feeds if name not in reveals]
     if missing:
         raise DataError("no data for a source", got=missing, expected="ingested rows", next_step="headrace run")
-    return {s.name: History.build(s, reveals[s.name], as_of) for s in plan.sources}
+    found = {name: History.build(feed, reveals[name], as_of) for name, feed in feeds.items()}
+    for source in sources:
+        if source.query is not None:
+            tables = {feed.name: newest_rows(found[feed.name]) for feed in source.feeds}
+            found[source.name] = History.build(source, query_reveals(source, tables).table, as_of)
+    return found
+
+
+def newest_rows(history: History) -> pa.Table:
+    """Return every row as it holds last, in the order of row ids: whatever order the rows were taken in."""
+    ids = history.table[ROW_ID].combine_chunks().take(pa.array(history.order[history.starts]))
+    order = pc.sort_indices(ids).to_numpy()
+    return rows_at(history, history.lasts[order])
 
 
 def rows_at(history: History, version: Ints) -> pa.Table:
