@@ -14,7 +14,8 @@ from typing import Any
 
 from headrace.core.errors import DefinitionError
 from headrace.core.expressions import Column, Expr, Moment, columns_of, type_of
-from headrace.core.identity import content_hash, function_source
+from headrace.core.functions import function_source
+from headrace.core.identity import content_hash
 from headrace.core.time import DAY
 from headrace.features.aggregates import FOR_EVER, Feature
 from headrace.features.definition import FeatureGroup, GroupDefinition

@@ -12,7 +12,8 @@ from typing import Any
 
 from headrace.core.errors import DefinitionError, LeakageError, SchemaConflict
 from headrace.core.expressions import Column, Expr, Moment, columns_of
-from headrace.core.identity import content_hash, function_source
+from headrace.core.functions import function_source
+from headrace.core.identity import content_hash
 from headrace.features.aggregates import Feature, Item
 from headrace.features.dataset import Dataset, Downsample, Grid
 from headrace.features.definition import Bound, FeatureGroup, FeatureLike, GroupDefinition, OnDemand
