@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from headrace.cli import checks
 from headrace.cli.output import Output, finish
 from headrace.core.version import __version__
 
@@ -25,6 +26,10 @@ letters = typer.Typer(help="Look after events and rows that could not be read.",
 app.add_typer(online, name="online")
 app.add_typer(letters, name="dead-letters")
 app.add_typer(audit_app, name="audit")
+app.add_typer(checks.quarantine, name="quarantine")
+app.add_typer(checks.baseline, name="baseline")
+app.add_typer(checks.contract, name="contract")
+app.command("checks")(checks.checks)
 
 # Python looks for cycles after every 700 new containers; rows and reveals are none. This saves 14 % of a replay.
 COLLECT = (50_000, 20, 100)

@@ -13,8 +13,10 @@ import pyarrow.compute as pc
 from headrace.core.errors import UsageError, did_you_mean
 from headrace.core.expressions import columns_of
 from headrace.core.time import DAY, Instant
+from headrace.features.label_plan import RowLabel, TableLabel
 from headrace.features.plan import DatasetPlan
-from headrace.sources.record import ARRIVAL, STATED, RevealBatch
+from headrace.sources.record import ARRIVAL, RevealBatch
+from headrace.sources.stated import Stated
 
 LATE_BY = 7 * DAY
 NAMES = {
@@ -61,9 +63,11 @@ def spoil(plan: DatasetPlan, batches: Mapping[str, RevealBatch], faults: tuple[F
         "bad_data": _bad_data,
         "late_labels": _late_labels,
     }
+    labels = plan.label.sources[0].name if isinstance(plan.label, TableLabel) else plan.rows.name
     for fault in faults:
         if fault.name in changes:
-            found[plan.rows.name] = changes[fault.name](plan, found[plan.rows.name], fault.day)
+            name = labels if fault.name == "late_labels" else plan.rows.name
+            found[name] = changes[fault.name](plan, found[name], fault.day)
     return found
 
 
@@ -84,12 +88,12 @@ def _bad_data(plan: DatasetPlan, batch: RevealBatch, day: int) -> RevealBatch:
 
 
 def _late_labels(plan: DatasetPlan, batch: RevealBatch, day: int) -> RevealBatch:
-    """Let the reveals that state the label arrive `LATE_BY` later."""
-    table, mask = batch.table, 0
-    for column in columns_of(plan.own_label().value):
-        mask |= 1 << batch.source.index[column]
-    states = pc.not_equal(pc.bit_wise_and(table[STATED], mask), 0)
-    late = pc.if_else(pc.and_(_on_day(batch, day), states), LATE_BY, 0)
+    """Let the reveals that state the label arrive `LATE_BY` later; where another table decides, all of its."""
+    table, late = batch.table, _on_day(batch, day)
+    if isinstance(plan.label, RowLabel):
+        places = [batch.source.index[c] for c in columns_of(plan.label.value)]
+        late = pc.and_(late, pa.array(Stated.of(table).says_any(places)))
+    late = pc.if_else(late, LATE_BY, 0)
     arrival = pc.add(table[ARRIVAL], late)
     return RevealBatch(batch.source, _replace(table, ARRIVAL, arrival).sort_by(ARRIVAL))
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
 import orjson
 import pyarrow as pa
 
 from headrace.core.errors import BackendError
-from headrace.core.expressions import columns_of, per_row
 from headrace.core.time import HOUR, MINUTE, SECOND
 from headrace.features.repair import repair
 from headrace.features.rows import newest_arrival
@@ -22,10 +21,12 @@ from headrace.monitoring.incidents import Incidents, channels_of
 from headrace.monitoring.performance import LiveWindow
 from headrace.monitoring.plan import MonitoringState
 from headrace.monitoring.run import Monitoring
+from headrace.pipelines.baselines import load_baselines
 from headrace.pipelines.control import ControlLoop, ControlState
 from headrace.pipelines.feed import Feed, open_project_streams
 from headrace.pipelines.feed_metrics import FeedCollector
 from headrace.pipelines.gatekeeper import Gatekeeper
+from headrace.pipelines.labelling import RowLabels
 from headrace.pipelines.learning import Footing, load_profile
 from headrace.pipelines.project import Project
 from headrace.pipelines.reveals import read_reveals
@@ -48,8 +49,7 @@ class Controller:
         self.service, self.streams = service, streams
         self.project, self.stores, self.clock = service.project, service.stores, service.clock
         plan = self.project.plan
-        self.path, self.label_of = StreamPath([plan]), per_row(plan.own_label().value, plan.rows.index)
-        self.label_places = {plan.rows.index[c] for c in columns_of(plan.own_label().value)}
+        self.path, self.labels = StreamPath([plan]), RowLabels(plan)
         self.loop, self.housekept, self.kept = self._loop(seed), 0, 0
         self.feed = Feed(
             self.project,
@@ -78,7 +78,9 @@ class Controller:
             pipeline.monitors,
             pipeline.retrain_on,
             pipeline=self.project.name,
-            live=LiveWindow(threshold=threshold) if live_blob is None else LiveWindow.load(live_blob),
+            live=LiveWindow.lasting(self.project.plan.mature, threshold=threshold)
+            if live_blob is None
+            else LiveWindow.load(live_blob),
             incidents=Incidents(stores.ledger.append, channels),
             drift=DriftWatch.load(kept["drift"]) if kept.get("drift") else self._profile(),
             state=MonitoringState(trained=now),
@@ -96,7 +98,14 @@ class Controller:
             latency_modelled=False,
         )
         state = ControlState(**kept["control"]) if kept else ControlState(labelled_until=now, serving_since=now)
-        gates = Gatekeeper(self.project, stores.ledger, stores.tables, state=kept.get("gatekeeper"), streaming=True)
+        gates = Gatekeeper(
+            self.project,
+            stores.ledger,
+            stores.tables,
+            state=kept.get("gatekeeper"),
+            streaming=True,
+            baselines=load_baselines(stores.ledger, stores.blobs, self.project.plan.sources),
+        )
         loop = ControlLoop(
             self.project, footing, self.service.router, monitoring, gates, state, training=self._unlocked
         )
@@ -118,10 +127,10 @@ class Controller:
             get = snapshot.getter(DATABASE)
             for row_id in loop.live.labels.unlabelled():
                 row = self.path.row(get, name, row_id)
-                label = None if row is None else self.label_of(row.values)
-                if row is not None and label is not None:
-                    arrived = newest_arrival(row, sorted(self.label_places))
-                    loop.live.label(row_id, float(label), arrived=arrived)
+                label = math.nan if row is None else self.labels.of(row.values)
+                if row is not None and not math.isnan(label):
+                    arrived = newest_arrival(row, sorted(self.labels.places))
+                    loop.live.label(row_id, label, arrived=arrived)
 
     def _profile(self) -> DriftWatch | None:
         champion = self.service.registry.champion()
@@ -176,12 +185,11 @@ class Controller:
 
     def _applied(self, source: SourceDefinition, reveal: Reveal, access: Access) -> None:
         """Tell the monitors of a label."""
-        if source is self.project.plan.rows and not self.label_places.isdisjoint(reveal.places):
+        if self.labels.stated(source.name, reveal):
             stored = self.path.row(access.get, source.name, reveal.row_id)
-            label = None if stored is None else self.label_of(stored.values)
-            value = np.nan if label is None else float(label)
+            label = math.nan if stored is None else self.labels.of(stored.values)
             with self.service.lock:
-                self.loop.live.label(reveal.row_id, value, arrived=reveal.arrival)
+                self.loop.live.label(reveal.row_id, label, arrived=reveal.arrival)
 
 
 def up(project: Project, *, state: str | None, host: str, port: int, behind_proxy: bool, json: bool) -> None:
