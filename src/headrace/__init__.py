@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from headrace.features.notebook import Dataset as Dataset
     from headrace.features.notebook import FeatureGroup as FeatureGroup
     from headrace.features.notebook import precomputed as precomputed
+    from headrace.features.notebook import sql as sql
     from headrace.features.notebook import training_set as training_set
     from headrace.models.definition import Model as Model
     from headrace.models.definition import model as model
@@ -101,7 +102,7 @@ _HOMES = {
     "features.aggregates": "aggregate count count_distinct first last latest max mean min most_frequent quantile rate stddev sum",
     "features.dataset": "downsample exists grid",
     "features.definition": "on_demand",
-    "features.notebook": "Dataset FeatureGroup precomputed training_set",
+    "features.notebook": "Dataset FeatureGroup precomputed sql training_set",
     "sources.definition": "Source column entity event_date event_time row_id valid_from valid_to",
     "models.definition": "Model model",
     "monitoring.definition": "drift every live new_labels when",

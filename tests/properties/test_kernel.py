@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from headrace.core.errors import Corrupt
 from headrace.features.windows import Lane, LaneEvents, OnlineLane, Output, ValueType, scan
+from headrace.testing.sketches import distinct_estimate, quantile_estimate
 
 FLOAT, INT, BOOL, REF = ValueType
 NEVER = 2**63 - 1
@@ -117,6 +118,10 @@ def answer(lane: Lane, o: Output, events: list[Version], t: int) -> tuple[Any, i
     real = o.aggregate in ("mean", "stddev") or lane.values[o.column] is FLOAT
     missing = NAN_WORD if real and o.aggregate != "count" else 0
     values = [e.values[o.column] for e in events if e.values[o.column] is not None]
+    if o.bits and o.aggregate == "distinct":
+        return distinct_estimate(values, o.bits), OK
+    if o.bits:
+        return (word_of(quantile_estimate(values, o.parameter or 0.0, o.bits)), OK) if values else (NAN_WORD, NULL)
     if o.aggregate in ("count", "distinct"):
         return len(values if o.aggregate == "count" else set(map(equal, values))), OK
     if o.aggregate == "fold":
@@ -223,6 +228,8 @@ def all_outputs(lane: Lane, shares: tuple[float, ...]) -> list[Output]:
             if shares:
                 found += [Output(c, a, w, None) for a in ("distinct", "mode", "fold")]
                 found += [Output(c, a, w, k) for a in ("last", "first") for k in (1, 2, 9)]
+                found += [Output(c, "distinct", w, None, bits=bits) for bits in (4, 7)]
+                found += [Output(c, "quantile", w, q, bits=b) for q in shares for b in (1, 6) if kind is not REF]
             moved = [(3, 0), (0, 4), (5, 7), *([(-w, 0), (-w - 6, 0)] if lane.placed else [])]
             found += [Output(c, "count", w, None, offset, hop) for offset, hop in moved]
             if shares or kind is not REF:

@@ -20,6 +20,8 @@ QUANTILES = [
     Output(0, a, w, 0.5 if a == "quantile" else 1) for a in ("quantile", "mode", "last") for w in LANE.windows[:2]
 ]
 QUANTILES += [Output(1, "fold", 300, None, 50, 7), Output(0, "distinct", 900, None, -90)]
+QUANTILES += [Output(c, "distinct", 300, None, bits=5) for c in (0, 1)]
+QUANTILES += [Output(c, "quantile", 300, 0.5, bits=7) for c in (0, 1)]
 LATEST = [Output(c, "latest", None, None) for c in (0, 1)] + [Output(None, "count", 40, None)]
 KEY, NOW = b"key", 1000
 

@@ -21,6 +21,7 @@ WINDOWS = "tests/properties/test_oracle_windows.py::test_every_kind_of_window_ag
 AGGREGATES = "tests/unit/features/test_aggregates.py"
 KERNEL_ITSELF = "tests/properties/test_kernel.py::test_any_order_of_changes_is_the_scan_and_the_definition"
 EXACT = "tests/properties/test_kernel_exact.py"
+SKETCHES = "tests/unit/features/test_sketches.py"
 TRAINING = "tests/unit/features/test_training_set.py"
 BUCKETS = "tests/unit/features/test_buckets.py"
 
@@ -86,6 +87,11 @@ MUTANTS = {
         KERNEL, "while (n--) lane->pool[lane->pooled++] = canonical(nth(lane, column, n), type);",
         "for (int64_t i = 0; i < n; i++) lane->pool[lane->pooled++] = canonical(nth(lane, column, i), type);",
     ),
+    "registers remember what has left": Mutant(
+        KERNEL, "there ? (int)(codes[number] % POSITIONS) : 0", "there ? (int)(codes[number] % POSITIONS) : (int)position", KERNEL_ITSELF
+    ),
+    "estimates tell zeros apart": Mutant("sketch.h", "if (type == FLOAT && (word & INT64_MAX) == 0) word = 0;", "", SKETCHES),
+    "a quantile is where its bucket begins": Mutant("sketch.h", "else size |= (int64_t)1 << (51 - bits);", "", SKETCHES),
 }  # fmt: skip
 
 
@@ -98,7 +104,7 @@ def test_a_mutant_is_caught(name: str, tmp_path: Path) -> None:
     text = changed.read_text()
     assert text.count(mutant.old) == 1, f"{mutant.file} has it {text.count(mutant.old)} times"
     changed.write_text(text.replace(mutant.old, mutant.new))
-    if mutant.file == KERNEL:
+    if mutant.file.endswith((".c", ".h")):
         flags = ["-O1", "-ffp-contract=off", "-std=c11", "-shared", "-fPIC", "-o", "_kernel.so", KERNEL, "-lm"]
         target = ["-target", "x86_64-linux-gnu.2.17"] if os.uname().machine == "x86_64" else []
         subprocess.run([sys.executable, "-m", "ziglang", "cc", *target, *flags], cwd=package / "features", check=True)

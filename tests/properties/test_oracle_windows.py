@@ -93,6 +93,10 @@ class Shop(hr.FeatureGroup, of=Orders, entity=Orders.shop):
     large = hr.stddev(Orders.amount, where=Orders.items >= 1).over("2d", fill=0)
     middle = hr.quantile(Orders.amount, 0.5).over("1d", offset="6h")
     cards = hr.rate(Orders.card).over("lifetime")
+    about = hr.count_distinct(Orders.kind, approx=0.2).over("6h", "2d")
+    sizes = hr.count_distinct(Orders.items, approx=0.02).over("1d", "lifetime")
+    high = hr.quantile(Orders.amount, 0.9, approx=0.01).over("6h", "1d", offset="6h")
+    most = hr.quantile(Orders.items, 0.75, approx=0.001, where=Orders.items > -9).over("2d", "lifetime")
 
 
 class Placed(hr.FeatureGroup, of=Orders, entity=Orders.shop):
@@ -103,6 +107,8 @@ class Placed(hr.FeatureGroup, of=Orders, entity=Orders.shop):
     expected = hr.sum(Orders.amount).ahead("1d", on=Orders.due, offset=["12h", "1d"])
     next = hr.first(Orders.kind).ahead("3d", on=Orders.due)
     order = drift(Orders.amount).over("2d", on=Orders.due)
+    amounts = hr.count_distinct(Orders.amount, approx=0.05).ahead("2d", on=Orders.due)
+    dear = hr.quantile(Orders.amount, 0.5, approx=0.02).over("2d", on=Orders.ordered, tz="Europe/Paris", hop="1d")
 
 
 class Till(hr.FeatureGroup, of=Orders, entity=(Orders.shop, Orders.till)):

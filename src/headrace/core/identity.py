@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import struct
-import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from headrace.core.errors import DataError
@@ -29,14 +27,6 @@ def canonical(value: Any) -> bytes:
 def content_hash(value: Any) -> str:
     """Return the first 32 hex digits of the SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(canonical(value)).hexdigest()[:32]
-
-
-def function_source(function: Callable[..., Any]) -> str:
-    """Return a function's source text, dedented, without its decorators' call site; its bytecode where no file is."""
-    try:
-        return textwrap.dedent(inspect.getsource(function))
-    except (OSError, TypeError):
-        return function.__code__.co_code.hex() + repr(function.__code__.co_consts)
 
 
 def unit_interval(*parts: str) -> float:

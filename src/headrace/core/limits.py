@@ -82,7 +82,7 @@ class Statistic(Quantity):
     """Name one number about many rows: `hr.mean(column)`, of the rows where a condition holds.
 
     Over windows it is a feature, over a delivery something to check. `parameter` is a quantile's share, `rows` the source
-    whose rows are counted where no value is named.
+    whose rows are counted where no value is named, `approx` the relative error that is allowed of an estimate.
     """
 
     kind: str
@@ -90,6 +90,7 @@ class Statistic(Quantity):
     where: Expr[bool] | None = None
     parameter: float | None = None
     rows: type[Any] | None = None
+    approx: float | None = None
     location: str = field(default_factory=user_location)
 
     __eq__ = object.__eq__
@@ -107,6 +108,7 @@ class Statistic(Quantity):
         counted = "" if self.rows is None else self.rows.__name__
         parts = [counted if self.value is None else str(self.value)]
         parts += [] if self.parameter is None else [f"{self.parameter:g}"]
+        parts += [] if self.approx is None else [f"approx={self.approx:g}"]
         parts += [] if self.where is None else [f"where={self.where}"]
         return f"{self.kind}({', '.join(p for p in parts if p)})"
 

@@ -302,9 +302,19 @@ def count(value: Expr[Any] | type[Source] | None = None, *, where: Expr[bool] | 
     return Aggregate("count", value, where)
 
 
-def count_distinct(value: Expr[Any], *, where: Expr[bool] | None = None) -> Aggregate:
-    """Count different values, exactly; null is none, and zeros of both signs are one."""
-    return Aggregate("distinct", lift(value), where)
+def count_distinct(value: Expr[Any], *, where: Expr[bool] | None = None, approx: float | None = None) -> Aggregate:
+    """Count different values, exactly; null is none, and zeros of both signs are one.
+
+    With `approx`, the relative standard error that is allowed (0.02: two estimates in three are within 2 %), they are
+    estimated by HyperLogLog, the same to the bit wherever it is computed: a read then takes time for each value of the
+    window once and no sorting, and 2^12 bytes for 0.02.
+
+        buyers = hr.count_distinct(Orders.buyer, approx=0.02).over("90d")
+
+    Raises:
+        DefinitionError: `approx` is not between 0.005 and 0.25.
+    """
+    return Aggregate("distinct", lift(value), where, approx=_error(approx, 0.005))
 
 
 def most_frequent(value: Expr[Any], *, where: Expr[bool] | None = None) -> Aggregate:
@@ -369,15 +379,36 @@ def rate(condition: Expr[bool] | Expr[bool | None], *, where: Expr[bool] | None 
     return Aggregate("rate", lift(condition), where)
 
 
-def quantile(value: Number, q: float, *, where: Expr[bool] | None = None) -> Aggregate:
+def quantile(value: Number, q: float, *, where: Expr[bool] | None = None, approx: float | None = None) -> Aggregate:
     """Take the exact inverse-CDF quantile: the smallest value that at least a share `q` of the values do not exceed.
 
+    With `approx`, the greatest relative error that is allowed (0.01: within 1 % of that value), it is a float taken from
+    the counts of DDSketch, the same to the bit wherever it is computed: a read then counts each value once, whatever the
+    number of quantiles and windows. Below the least normal double (2.2e-308) it is 0.0.
+
+        slow = hr.quantile(Requests.took, 0.95, approx=0.01).over("1h", "24h")
+
     Raises:
-        DefinitionError: `q` is not in (0, 1].
+        DefinitionError: `q` is not in (0, 1], or `approx` is not between 0.0001 and 0.25.
     """
     if not 0 < q <= 1:
         raise DefinitionError("not a quantile", where=user_location(), got=q, expected="0 < q <= 1")
-    return Aggregate("quantile", lift(value), where, parameter=q)
+    return Aggregate("quantile", lift(value), where, parameter=q, approx=_error(approx, 0.0001))
+
+
+def _error(approx: float | None, least: float) -> float | None:
+    """Return a relative error that a sketch can keep."""
+    if approx is None:
+        return None
+    if isinstance(approx, bool) or not isinstance(approx, (int, float)) or not least <= approx <= 0.25:
+        raise DefinitionError(
+            "not a relative error",
+            where=user_location(),
+            got=f"approx={approx!r}",
+            expected=f"from {least:g} to 0.25, as approx=0.02",
+            next_step="leave approx out for the exact result",
+        )
+    return approx
 
 
 def latest(*columns: Column[Any], max_age: str | None = None, where: Expr[bool] | None = None) -> Feature:

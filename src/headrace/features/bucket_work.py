@@ -98,8 +98,8 @@ class Shown:
 
 
 def bare_source(source: SourceDefinition) -> SourceDefinition:
-    """Return a source without its checks, which may refer to classes that no worker has, and without rows in hand."""
-    return replace(source, checks=None, held=None)
+    """Return a source without its checks, which may refer to classes that no worker has, and without rows or a query in hand."""
+    return replace(source, checks=None, held=None, query=None)
 
 
 def bare_lane(lane: LanePlan) -> LanePlan:

@@ -42,7 +42,7 @@ from headrace.features.bucket_work import (
 from headrace.features.history import History, Ints
 from headrace.features.label_plan import TableLabel
 from headrace.features.lane_plan import LanePlan
-from headrace.features.offline import Keys, LaneAnswers, dense_keys, no_data
+from headrace.features.offline import Keys, LaneAnswers, dense_keys, fill_queries, no_data
 from headrace.features.past import HistoryPast, OwnRows, RowsAsked, WholePast
 from headrace.features.plan import DatasetPlan, FeaturePlan
 from headrace.features.record import NULL
@@ -283,13 +283,20 @@ class Spread:
     ) -> Iterator[WholePast]:
         """Answer for some sources' reveals that had arrived by `as_of`: from memory where they fit into one bucket here.
 
+        Queries are asked here, over whole tables, and what they give is dealt out like any source's reveals.
+
         Raises:
-            DataError: a source has no reveals.
+            DataError: a source has no reveals, or a query fails on its rows.
             Unavailable: buckets cannot be written, or workers died.
         """
-        missing = [s.name for s in sources if s.name not in reveals]
+        missing = [feed.name for source in sources for feed in source.feeds if feed.name not in reveals]
         if missing:
-            raise no_data(missing)
+            raise no_data(list(dict.fromkeys(missing)))
+        queried = [source for source in sources if source.query is not None]
+        if queried:
+            read = {feed.name: _table(reveals[feed.name]) for source in queried for feed in source.feeds}
+            reveals = {**reveals, **fill_queries(queried, read, as_of)}
+        reveals = {source.name: reveals[source.name] for source in sources}
         here = not self.engine.capabilities.isolated and _largest(reveals) <= self.bucket_rows
         if here:
             yield HistoryPast({s.name: History.build(s, _table(reveals[s.name]), as_of) for s in sources})

@@ -1,8 +1,8 @@
 /* Windowed aggregation: the only code for it, offline, online and streaming.
  *
  * All sums are exact integers that are rounded once, at the end, so neither the order of events nor blocks, partitions,
- * the CPU or the compiler can change a bit of a result (`exact.h`). Sections: one lane's tally, reading events newest
- * first, summaries of blocks, scanning many labels.
+ * the CPU or the compiler can change a bit of a result (`exact.h`), nor of an estimate (`sketch.h`). Sections: one lane's
+ * tally, reading events newest first, summaries of blocks, scanning many labels.
  *
  * Stored words are little-endian int64, as is every machine this is built for; `lanes.py` describes their layout. An
  * event is EVENT + m words: moment, arrival, row hash, null mask (bit i: value i is null), m values (float64 bits or
@@ -11,11 +11,12 @@
 #define _DEFAULT_SOURCE /* madvise */
 #include "exact.h"
 #include "order.h"
+#include "sketch.h"
 #include <stdlib.h>
 #include <sys/mman.h>
 
 enum { COUNT = 0, SUM = 1, MEAN = 2, LEAST = 3, GREATEST = 4, STDDEV = 5, LATEST = 6, QUANTILE = 7, ROWS = 8,
-       DISTINCT = 9, MODE = 10, LAST = 11, FIRST = 12, FOLD = 13 };
+       DISTINCT = 9, MODE = 10, LAST = 11, FIRST = 12, FOLD = 13, APPROX_DISTINCT = 14, APPROX_QUANTILE = 15 };
 enum { OK = 0, NONE = 1, EXPIRED = 2, OVERFLOWED = 3, STALE = 6 };
 enum { CORRUPT = -1, NO_MEMORY = -2, ENOUGH = -3 };
 enum { AUTO = 0, PLAIN = 1, SWEEP = 2 };
@@ -43,6 +44,7 @@ typedef struct {
   int32_t column, kind, window; /* window: its place, -1 for none */
   int32_t place;                /* where the result is written */
   int32_t until;                /* the column that says until when a latest value holds, -1 for none */
+  int32_t bits, sketch;         /* of an estimate: how fine it is, and its sketch's number, which the lane gives */
   double share;                 /* of a quantile */
   int64_t age;                  /* the greatest of a latest value; k of the k-th last or first */
 } Output;
@@ -59,6 +61,7 @@ typedef struct {
   int32_t type, sums, ranges, lists, newest; /* sums: 1 with, 2 with squares */
   int32_t groups, series;                    /* lists in the order of values: by equal ones too; lists in order of time */
   int32_t last;                              /* of the order of time only the last value is asked for */
+  int32_t ranks;                             /* places in the order of values, while sweeping */
 } Need;
 
 typedef struct {
@@ -73,9 +76,18 @@ typedef struct {
   Sum sum;
 } Column;
 
+/* A column's sketch, of one fineness. */
+typedef struct {
+  int32_t column, kind, bits;
+  Registers registers;
+  Buckets buckets;
+  int64_t *times; /* while sweeping: how often each register and position is there, by number */
+} Sketch;
+
 typedef struct {
   int64_t rows;
   Column *column;
+  Sketch *sketch;
 } Tally;
 
 /* One key's events while its labels are gone through in time. An event is visible once it has arrived and is known, and
@@ -95,6 +107,7 @@ typedef struct Sweep {
   Minima *often;            /* of each window and column with groups: how often a value comes, below zero, by first rank */
   Minima *least, *greatest; /* of each column, by place; the greatest as complements */
   Places *newest, *shown; /* of each column: places of what may be its latest value, and of its visible values */
+  int64_t **code, **codes; /* of each sketch of registers: the number of a place's register and position; those by number */
 } Sweep;
 
 typedef struct {
@@ -104,7 +117,7 @@ typedef struct {
 } Frame;
 
 typedef struct Lane {
-  int32_t columns, windows, outputs, state, known;
+  int32_t columns, windows, outputs, sketches, state, known;
   int32_t listed, rows; /* windows up to the longest that asks for single values; whether rows are counted */
   int64_t shift, hop;
   int64_t *window;
@@ -129,28 +142,52 @@ void lane_free(Lane *lane) {
     free(lane->own.column[c].list);
     free(lane->own.column[c].series);
   }
+  for (int i = 0; i < lane->sketches; i++) {
+    free(lane->own.sketch[i].registers.held);
+    buckets_free(&lane->own.sketch[i].buckets);
+  }
   free(lane->pool);
   free(lane->own.column);
+  free(lane->own.sketch);
   free(lane->window);
   free(lane->output);
   free(lane->need);
   free(lane);
 }
 
-static void need_for(Lane *lane, const Output *o) {
+/* Give an output its sketch, which outputs of other windows share. */
+static int sketch_for(Lane *lane, Output *o) {
+  Sketch *s = lane->own.sketch;
+  for (o->sketch = 0; o->sketch < lane->sketches; o->sketch++, s++) {
+    if (s->column == o->column && s->kind == o->kind && s->bits == o->bits) return 1;
+  }
+  lane->sketches++;
+  s->column = o->column;
+  s->kind = o->kind;
+  s->bits = s->registers.bits = o->bits;
+  if (o->kind == APPROX_QUANTILE) return buckets_make(&s->buckets, o->bits);
+  s->registers.held = calloc((size_t)1 << o->bits, 1);
+  return s->registers.held != NULL;
+}
+
+static int need_for(Lane *lane, Output *o) {
   lane->rows |= o->kind == ROWS;
-  if (o->kind == ROWS || o->kind == COUNT) return;
+  if (o->kind == ROWS || o->kind == COUNT) return 1;
   Need *need = lane->need + o->column;
   if (o->kind == LATEST) need->newest = 1;
   if (o->kind == LATEST && o->until >= 0) lane->need[o->until].newest = 1;
   if (o->kind == LEAST || o->kind == GREATEST) need->ranges = 1;
   if ((o->kind == SUM || o->kind == MEAN) && need->sums == 0) need->sums = 1;
   if (o->kind == STDDEV) need->sums = 2;
-  if (o->kind == QUANTILE) need->lists = 1;
-  if (o->kind == DISTINCT || o->kind == MODE) need->lists = need->groups = 1;
+  if (o->kind == QUANTILE) need->lists = need->ranks = 1;
+  if (o->kind == DISTINCT || o->kind == MODE) need->lists = need->ranks = need->groups = 1;
+  if (o->kind == APPROX_QUANTILE) need->ranks = 1;
+  int sketched = o->kind == APPROX_DISTINCT || o->kind == APPROX_QUANTILE;
   if (o->kind == LAST && o->age == 1 && !lane->state) need->last = 1;
   else if (o->kind == LAST || o->kind == FIRST || o->kind == FOLD) need->series = 1;
-  if ((need->lists || need->series) && o->kind >= QUANTILE && o->window + 1 > lane->listed) lane->listed = o->window + 1;
+  int listed = need->lists || need->series || sketched;
+  if (listed && o->kind >= QUANTILE && o->window + 1 > lane->listed) lane->listed = o->window + 1;
+  return !sketched || sketch_for(lane, o);
 }
 
 /* Make a lane that answers `outputs`; without any it gathers everything, for summaries. NULL if memory is short. */
@@ -169,14 +206,20 @@ Lane *lane_new(int32_t columns, const int32_t *types, const Frames *frames, int3
   lane->need = calloc((size_t)columns + 1, sizeof(Need));
   lane->window = calloc((size_t)windows + 1, sizeof(int64_t));
   lane->output = calloc((size_t)outputs + 1, sizeof(Output));
-  if (!lane->own.column || !lane->need || !lane->window || !lane->output) {
+  size_t sketches = 0;
+  for (int i = 0; i < outputs; i++) sketches += output[i].bits > 0;
+  lane->own.sketch = calloc(sketches + 1, sizeof(Sketch));
+  int made = lane->own.column && lane->own.sketch && lane->need && lane->window && lane->output;
+  if (made && windows) memcpy(lane->window, window, (size_t)windows * 8);
+  for (int i = 0; i < outputs && made; i++) {
+    made = need_for(lane, memcpy(lane->output + i, output + i, sizeof *output));
+  }
+  if (!made) {
     lane_free(lane);
     return NULL;
   }
   lane->tally = &lane->own;
-  lane->rows = outputs == 0;
-  if (windows) memcpy(lane->window, window, (size_t)windows * 8);
-  for (int i = 0; i < outputs; i++) need_for(lane, memcpy(lane->output + i, output + i, sizeof *output));
+  lane->rows |= outputs == 0;
   for (int c = 0; c < columns; c++) {
     Need *need = lane->need + c;
     need->type = types[c];
@@ -193,6 +236,11 @@ static void clear_columns(const Lane *lane, Tally *tally) {
     column->count = 0;
     column->seen = 0;
     if (lane->need[c].sums) sum_clear(&column->sum);
+  }
+  for (int i = 0; i < lane->sketches; i++) {
+    Sketch *s = tally->sketch + i;
+    if (s->kind == APPROX_DISTINCT) registers_clear(&s->registers);
+    else buckets_clear(&s->buckets);
   }
 }
 
@@ -280,11 +328,33 @@ static int of_latest(const Lane *lane, const Column *column, const Output *o, in
   return OK;
 }
 
-static int64_t of_quantile(const Column *column, double share) {
+static int64_t rank_of(const Column *column, double share) {
   int64_t n = column->count, k = (int64_t)ceil(share * (double)n) - 1;
   if (k < 0) k = 0;
-  if (k >= n) k = n - 1;
+  return k >= n ? n - 1 : k;
+}
+
+static int64_t of_quantile(const Column *column, double share) {
+  int64_t n = column->count, k = rank_of(column, share);
   return column->ranks ? column->ranked[places_select(column->ranks, k)] : select_value(column->list, n, k);
+}
+
+/* Take an estimate from its sketch; of a quantile while sweeping from the exact one, whose bucket it is. */
+static int of_sketch(const Lane *lane, const Column *column, const Output *o, int64_t *word) {
+  const Sketch *s = lane->tally->sketch + o->sketch;
+  int64_t n = column->count;
+  if (o->kind == APPROX_DISTINCT) {
+    *word = n > 0 ? registers_estimate(&s->registers) : 0;
+    return OK;
+  }
+  if (n <= 0) return NONE;
+  int type = lane->need[o->column].type;
+  if (!column->ranks) *word = bucket_value(buckets_select(&s->buckets, rank_of(column, o->share)), o->bits);
+  else {
+    int64_t exact = of_quantile(column, o->share);
+    *word = bucket_value(bucket_of(type == FLOAT ? flipped(exact) : exact, type, o->bits), o->bits);
+  }
+  return OK;
 }
 
 static int64_t canonical(int64_t word, int type) {
@@ -352,6 +422,7 @@ static int result_of(Lane *lane, const Output *o, int64_t *word) {
     return OK;
   }
   if (o->kind == LATEST) return of_latest(lane, column, o, word);
+  if (o->kind >= APPROX_DISTINCT) return of_sketch(lane, column, o, word);
   if (o->kind == DISTINCT && column->count <= 0) {
     *word = 0;
     return OK;
@@ -376,7 +447,7 @@ static void finish(Lane *lane, int window) {
     int status = result_of(lane, o, lane->words + o->place);
     lane->status[o->place] = (uint8_t)status;
     if (status == OK) continue;
-    int real = o->kind == MEAN || o->kind == STDDEV || lane->need[o->column].type == FLOAT;
+    int real = o->kind == MEAN || o->kind == STDDEV || o->kind == APPROX_QUANTILE || lane->need[o->column].type == FLOAT;
     lane->words[o->place] = real && o->kind != FOLD ? NAN_BITS : 0;
   }
 }
@@ -457,12 +528,22 @@ static void absorb_last(Lane *lane, const Run *run, int c) {
   }
 }
 
+static void absorb_sketch(Lane *lane, const Run *run, Sketch *s) {
+  int c = s->column, type = lane->need[c].type;
+  for (const int64_t *e = run->at, *end = e + run->n * run->stride; e < end; e += run->stride) {
+    if (!counts(lane, run, e, c)) continue;
+    if (s->kind == APPROX_DISTINCT) registers_add(&s->registers, position_of(e[EVENT + c], type, s->bits));
+    else if (!buckets_add(&s->buckets, bucket_of(e[EVENT + c], type, s->bits))) lane->no_memory = 1;
+  }
+}
+
 /* Take a run into the tally's windows. Loops of their own for order and sums are faster than one for both. */
 static void absorb(Lane *lane, const Run *run) {
   const int64_t *end = run->at + run->n * run->stride;
   if (lane->rows) {
     for (const int64_t *e = run->at; e < end; e += run->stride) lane->own.rows += holds(lane, run, e);
   }
+  for (int i = 0; i < lane->sketches && lane->next < lane->listed; i++) absorb_sketch(lane, run, lane->own.sketch + i);
   for (int c = 0; c < lane->columns; c++) {
     const Need *need = lane->need + c;
     Column *column = lane->own.column + c;
@@ -882,16 +963,40 @@ static void make_column(Sweep *s, int c, Pool *pool) {
   }
   if (need->newest) make_places(s->newest + c, s->n, pool);
   if (need->series || need->last) make_places(s->shown + c, s->n, pool);
-  if (need->lists) make_ranks(s, c, pool);
+  if (need->ranks) make_ranks(s, c, pool);
   for (int w = 0; w < s->lane->windows; w++) {
     int64_t at = w * s->lane->columns + c;
-    if (need->lists) make_places(s->ranks + at, s->n, pool);
+    if (need->ranks) make_places(s->ranks + at, s->n, pool);
     if (need->groups) make_minima(s->often + at, s->n, 0, pool);
     if (pool->failed) return;
     Column *column = s->tally[w].column + c;
     sum_clear(&column->sum);
-    column->ranks = need->lists ? s->ranks + at : NULL;
+    column->ranks = need->ranks ? s->ranks + at : NULL;
     column->ranked = s->ranked[c];
+  }
+}
+
+/* Number what values put into registers, in order: what stands beside each other goes to the same register. */
+static void make_codes(Sweep *s, int i, Pool *pool) {
+  const Sketch *of = s->lane->own.sketch + i;
+  int64_t *value = take(pool, s->n, 8), *order = take(pool, s->n, 8), *spare = take(pool, s->n, 8), n = 0;
+  int64_t *number = s->code[i] = take(pool, s->n, 8), *codes = s->codes[i] = take(pool, s->n, 8);
+  if (pool->failed) return;
+  for (int64_t k = 0; k < s->n; k++) {
+    value[k] = position_of(s->rows[k * s->stride + EVENT + of->column], s->lane->need[of->column].type, of->bits);
+    order[k] = k;
+  }
+  sort_places(value, 1, 1, order, spare, s->n);
+  for (int64_t k = 0; k < s->n; k++) {
+    if (n == 0 || codes[n - 1] != value[order[k]]) codes[n++] = value[order[k]];
+    number[order[k]] = n - 1;
+  }
+  for (int w = 0; w < s->lane->windows && !pool->failed; w++) {
+    Sketch *mine = s->tally[w].sketch + i;
+    mine->registers.bits = of->bits;
+    mine->registers.held = take(pool, (int64_t)1 << of->bits, 1);
+    mine->registers.often[0] = (int64_t)1 << of->bits;
+    mine->times = take(pool, n, 8);
   }
 }
 
@@ -931,10 +1036,18 @@ static int make_sweep(Sweep *s, Pool *pool) {
   s->greatest = take(pool, m, sizeof(Minima));
   s->newest = take(pool, m, sizeof(Places));
   s->shown = take(pool, m, sizeof(Places));
+  s->code = take(pool, s->lane->sketches, sizeof(int64_t *));
+  s->codes = take(pool, s->lane->sketches, sizeof(int64_t *));
   int64_t *spare = take(pool, n, 8);
   if (pool->failed) return 0;
-  for (int w = 0; w < windows; w++) s->tally[w].column = take(pool, m, sizeof(Column));
+  for (int w = 0; w < windows; w++) {
+    s->tally[w].column = take(pool, m, sizeof(Column));
+    s->tally[w].sketch = take(pool, s->lane->sketches, sizeof(Sketch));
+  }
   for (int c = 0; c < m && !pool->failed; c++) make_column(s, c, pool);
+  for (int i = 0; i < s->lane->sketches && !pool->failed; i++) {
+    if (s->lane->own.sketch[i].kind == APPROX_DISTINCT) make_codes(s, i, pool);
+  }
   if (pool->failed) return 0;
   make_turns(s, spare);
   return 1;
@@ -960,6 +1073,20 @@ static void group_change(Sweep *s, int64_t at, Column *column, int64_t rank, int
   minima_set(often, rank, -(before + by));
 }
 
+/* Put a value into a window's registers or take it out: then the register falls back to the next position that is there. */
+static void registers_change(Sweep *s, int w, int i, int64_t place, int by) {
+  Sketch *mine = s->tally[w].sketch + i;
+  const int64_t *codes = s->codes[i];
+  int64_t number = s->code[i][place], at = codes[number] / POSITIONS, position = codes[number] % POSITIONS;
+  mine->times[number] += by;
+  if (by > 0) registers_add(&mine->registers, codes[number]);
+  else if (mine->times[number] == 0 && mine->registers.held[at] == position) {
+    while (number >= 0 && codes[number] / POSITIONS == at && mine->times[number] == 0) number--;
+    int there = number >= 0 && codes[number] / POSITIONS == at;
+    register_set(&mine->registers, at, there ? (int)(codes[number] % POSITIONS) : 0);
+  }
+}
+
 static void window_change(Sweep *s, int w, int64_t place, int by) {
   const int64_t *row = s->rows + place * s->stride;
   int m = s->lane->columns;
@@ -970,8 +1097,12 @@ static void window_change(Sweep *s, int w, int64_t place, int by) {
     Column *column = s->tally[w].column + c;
     column->count += by;
     if (need->sums) sum_change(&column->sum, row[EVENT + c], need->type, need->sums > 1, by);
-    if (need->lists) places_change(s->ranks + w * m + c, s->rank[c][place], by);
+    if (need->ranks) places_change(s->ranks + w * m + c, s->rank[c][place], by);
     if (need->groups) group_change(s, w * m + c, column, first_rank(s, c, s->rank[c][place]), by);
+  }
+  for (int i = 0; i < s->lane->sketches; i++) {
+    const Sketch *of = s->lane->own.sketch + i;
+    if (of->kind == APPROX_DISTINCT && !null_at(row, of->column)) registers_change(s, w, i, place, by);
   }
 }
 
@@ -1153,12 +1284,6 @@ int64_t scan(Lane *lane, const Events *events, const Labels *labels, int64_t key
 }
 
 /* ==== Equal records ==== */
-
-static inline uint64_t mixed(uint64_t x) {
-  x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
-  x = (x ^ x >> 27) * 0x94D049BB133111EBu;
-  return x ^ x >> 31;
-}
 
 /* Hash n texts, which stand between offsets; equal ones have equal hashes. */
 void hash_texts(const uint8_t *data, const int32_t *offset, int64_t n, uint64_t *hash) {

@@ -58,10 +58,17 @@ class TableLabel:
         return (self.lane.source,)
 
     def __str__(self) -> str:
-        outputs = ", ".join(f"{o.aggregate} [{o.offset}, {o.window}]" for o in self.lane.outputs)
+        outputs = ", ".join(
+            " ".join([o.aggregate, *_finer(o.parameter, o.bits), f"[{o.offset}, {o.window}]"])
+            for o in self.lane.outputs
+        )
         values = ", ".join(map(str, self.lane.values))
         keys = ", ".join(map(str, self.lane.entity))
         return f"{'exists ' if self.boolean else ''}{outputs} of {values} where {self.lane.where} by {keys} fill {self.fill}"
+
+
+def _finer(parameter: float | None, bits: int) -> list[str]:
+    return ([] if parameter is None else [f"{parameter!r}"]) + ([f"in {bits} bits"] if bits else [])
 
 
 def plan_label(dataset: Dataset, rows: SourceDefinition) -> RowLabel | TableLabel:

@@ -14,10 +14,12 @@ from typing import Any
 
 from headrace.core.errors import DefinitionError
 from headrace.core.expressions import Column, Expr, Moment, columns_of, type_of
-from headrace.core.identity import content_hash, function_source
+from headrace.core.functions import function_source
+from headrace.core.identity import content_hash
 from headrace.core.time import DAY
 from headrace.features.aggregates import FOR_EVER, Feature
 from headrace.features.definition import FeatureGroup, GroupDefinition
+from headrace.features.outputs import sketch_bits
 from headrace.features.record import FeatureColumn
 from headrace.features.windows import KERNEL_VERSION, Lane, Output, ValueType
 from headrace.sources.definition import SourceDefinition, definition_of
@@ -36,6 +38,7 @@ SINGLE = (*NUMERIC, "instant", "str")  # what an aggregate that returns one of t
 ALLOWED: dict[str, tuple[str, ...]] = dict.fromkeys(("latest", "mode", "last", "first", "fold"), SINGLE)
 ALLOWED |= {"min": (*NUMERIC, "instant"), "max": (*NUMERIC, "instant"), "rate": ("bool",)}
 ALLOWED |= {"count": (*SINGLE, "date", ""), "distinct": (*SINGLE, "date")}
+ESTIMATED = ("float", "int")  # what an estimated quantile, itself a float, can take
 RESULTS = {"count": "int", "distinct": "int", "mean": "float", "rate": "float", "stddev": "float"}
 
 
@@ -107,6 +110,7 @@ def _describe(definition: GroupDefinition, source: SourceDefinition) -> list[Any
         [f.name, f.aggregate.kind, str(f.aggregate.value), str(f.aggregate.where), f.aggregate.parameter, f.aggregate.n]
         + [[[w.window, w.offset, w.hop] for w in f.frames], [c.name for c in f.columns], f.max_age, f.fill]
         + [str(f.on), f.zone, f.ahead, function_source(f.aggregate.fold.function) if f.aggregate.fold else None]
+        + [error for error in [f.aggregate.approx] if error is not None]
         for f in definition.features
     ]
     return [definition.name, [c.name for c in definition.entity], features, source.meaning(definition.spoken)]
@@ -224,12 +228,14 @@ def _placed(
 def _add_outputs(builder: _LaneBuilder, source: SourceDefinition, feature: Feature, value: Expr[Any] | None) -> None:
     aggregate, kind = feature.aggregate, feature.aggregate.kind
     dtype = "" if value is None else type_of(value)
-    if dtype not in ALLOWED.get(kind, NUMERIC):
+    estimated = kind == "quantile" and aggregate.approx is not None
+    allowed = ESTIMATED if estimated else ALLOWED.get(kind, NUMERIC)
+    if dtype not in allowed:
         raise DefinitionError(
-            f"hr.{kind} cannot take {dtype or 'no'} values",
+            f"hr.{kind} cannot take {dtype or 'no'} values" + (", with approx=" if estimated else ""),
             where=aggregate.location,
             got=f"{value}: {dtype}",
-            expected=ALLOWED.get(kind, NUMERIC),
+            expected=allowed,
         )
     place = None if value is None else builder.place(value)
     if kind == "latest":
@@ -237,11 +243,12 @@ def _add_outputs(builder: _LaneBuilder, source: SourceDefinition, feature: Featu
         until = None if source.ends is None or not builder.state else builder.place(source.ends)
         builder.add(feature, part, dtype, Output(place, kind, None, feature.max_age, until=until))
         return
-    result = aggregate.fold.dtype if aggregate.fold else RESULTS.get(kind, dtype)
+    result = aggregate.fold.dtype if aggregate.fold else "float" if estimated else RESULTS.get(kind, dtype)
     result = "int" if kind == "sum" and result == "bool" else result
-    parts = iter(feature.parts())
+    parts, bits = iter(feature.parts()), 0 if aggregate.approx is None else sketch_bits(kind, aggregate.approx)
     for frame in feature.frames:
         for number in range(1, aggregate.n + 1):
             parameter = number if kind in ("last", "first") else aggregate.parameter
-            output = Output(place, "mean" if kind == "rate" else kind, frame.window, parameter, frame.offset, frame.hop)
+            spoken = "mean" if kind == "rate" else kind
+            output = Output(place, spoken, frame.window, parameter, frame.offset, frame.hop, bits=bits)
             builder.add(feature, next(parts), result, output)

@@ -53,26 +53,6 @@ class ValueType(IntEnum):
 
 
 @dataclass(frozen=True)
-class Output:
-    """Ask for an aggregate of a value column (None: of rows) over a window in microseconds.
-
-    `aggregate` is count, sum, mean, min, max, stddev, quantile, distinct, mode, last, first, fold or latest; only latest
-    takes no window. `parameter` is the quantile in [0, 1], the greatest age of a latest value in microseconds (None: any
-    age), or the k of the k-th last or first. The window is [t - offset - window, t - offset), its begin floored to a
-    multiple of `hop` where that is not 0; a negative offset lies ahead. A latest value holds until the instant in the
-    column `until`, if that is there.
-    """
-
-    column: int | None
-    aggregate: str
-    window: int | None
-    parameter: float | None
-    offset: int = 0
-    hop: int = 0
-    until: int | None = None
-
-
-@dataclass(frozen=True)
 class Lane:
     """Describe a lane: value types, windows (microseconds, ascending), and how long events are kept online.
 

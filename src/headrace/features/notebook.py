@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headrace.core.expressions import Column
+from headrace.core.expressions import Column, Expr
 from headrace.core.location import user_location
 from headrace.core.time import Clock, Instant, SystemClock
 from headrace.features import dataset, definition
 from headrace.features.aggregates import latest
 from headrace.features.definition import FeatureLike
-from headrace.sources.definition import Source, definition_of
+from headrace.sources.definition import Query, Source, definition_of, fill_by_query
 
 if TYPE_CHECKING:
     from headrace.features.frame import FeatureFrame, RowExplanation
@@ -152,6 +153,41 @@ def precomputed(
     )
     group.__module__ = source.__module__
     return group
+
+
+def sql(
+    text: str,
+    source: type[Source],
+    *,
+    tables: Sequence[type[Source]],
+    entity: Column[Any] | tuple[Column[Any], ...],
+    known_at: Expr[Any],
+    max_age: str | None = None,
+) -> type[FeatureGroup]:
+    """Compute features by a SQL text over sources' tables (DuckDB's SQL), for training and batch work only.
+
+    `source` is a class that declares the columns of the query's rows: their types, entity and event time. Each row's
+    values are used from `known_at` on, a column of instants of `source` plus or minus a duration. **That is your word**:
+    the query sees whole tables, and what it takes from after `known_at` leaks. Every feature is the newest value known at the
+    prediction's moment, null once it is older than `max_age`.
+
+    The query sees the rows of `tables` under their classes' names, as they hold at the training set's `as_of`: all
+    columns by their Python names, instants as timestamps in UTC. It reaches no file, network or other table, reads no
+    clock and draws no numbers; its text is part of the features' version. An endpoint cannot compute such features and is
+    refused.
+
+        Daily = hr.sql(
+            "SELECT shop, date_trunc('day', placed) + INTERVAL 1 DAY AS day, sum(amount) AS spent FROM Orders GROUP BY ALL",
+            Spending, tables=[Orders], entity=Spending.shop, known_at=Spending.day,
+        )
+
+    Raises:
+        DefinitionError: `known_at` is no instant of `source`, or `source` says another; no or unfit tables; `entity` is none
+            of its columns. A wrong text is found, at this line, when the features are planned.
+    """
+    query = Query(inspect.cleandoc(text).rstrip("; \n"), tuple(tables), user_location())
+    fill_by_query(source, query, known_at)
+    return precomputed(source, entity=entity, max_age=max_age)
 
 
 def training_set(

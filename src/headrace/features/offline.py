@@ -22,7 +22,10 @@ from headrace.features.online import call, fills_of
 from headrace.features.plan import BindingPlan, DatasetPlan, FeaturePlan
 from headrace.features.record import NO_KEY, NULL, OK
 from headrace.features.windows import LaneEvents, Output, Scanned, ValueType, scan
+from headrace.sources.definition import SourceDefinition
 from headrace.sources.plan import moments_on
+from headrace.sources.record import ROW_ID
+from headrace.sources.sql import query_reveals
 from headrace.sources.zones import civil_times
 
 ARROW_TYPES = {"float": pa.float64(), "int": pa.int64(), "bool": pa.bool_(), "str": pa.string(), "instant": pa.int64()}
@@ -443,15 +446,48 @@ def _runs(history: History, valid: NDArray[np.bool_], columns: Sequence[NDArray[
 
 
 def histories_of(plan: FeaturePlan, reveals: Mapping[str, pa.Table], as_of: int) -> dict[str, History]:
-    """Return a history for each of the plan's sources.
+    """Return a history for each source that the plan reads, as `build_histories` does."""
+    return build_histories(plan.read, reveals, as_of)
+
+
+def build_histories(
+    sources: Sequence[SourceDefinition], reveals: Mapping[str, pa.Table], as_of: int
+) -> dict[str, History]:
+    """Return a history for each of some sources, those that a query fills computed from the rows that it reads.
 
     Raises:
-        DataError: a source has no reveals table.
+        DataError: a source has no reveals table, or a query fails on its rows.
     """
-    missing = [s.name for s in plan.sources if s.name not in reveals]
+    filled = fill_queries(sources, reveals, as_of)
+    return {source.name: History.build(source, filled[source.name], as_of) for source in sources}
+
+
+def fill_queries(
+    sources: Sequence[SourceDefinition], reveals: Mapping[str, pa.Table], as_of: int
+) -> dict[str, pa.Table]:
+    """Return each source's reveals, those that a query fills computed from the rows that it reads.
+
+    Raises:
+        DataError: a source has no reveals table, or a query fails on its rows.
+    """
+    missing = [feed.name for source in sources for feed in source.feeds if feed.name not in reveals]
     if missing:
-        raise no_data(missing)
-    return {s.name: History.build(s, reveals[s.name], as_of) for s in plan.sources}
+        raise no_data(list(dict.fromkeys(missing)))
+    found = {}
+    for source in sources:
+        if source.query is None:
+            found[source.name] = reveals[source.name]
+        else:
+            read = {feed.name: newest_rows(History.build(feed, reveals[feed.name], as_of)) for feed in source.feeds}
+            found[source.name] = query_reveals(source, read).table
+    return found
+
+
+def newest_rows(history: History) -> pa.Table:
+    """Return every row as it holds last, in the order of row ids: whatever order the rows were taken in."""
+    ids = history.table[ROW_ID].combine_chunks().take(pa.array(history.order[history.starts]))
+    order = pc.sort_indices(ids).to_numpy()
+    return rows_at(history, history.lasts[order])
 
 
 def no_data(missing: Sequence[str]) -> DataError:

@@ -63,9 +63,13 @@ class OnlineFeatures(Generic[P]):
         plan: the features.
         keep: keys of each binding whose newest values are kept for that case.
         keep_for: how long they may stand in, microseconds.
+
+    Raises:
+        DefinitionError: a query computes some of the features.
     """
 
     def __init__(self, plan: P, *, keep: int = 0, keep_for: int = 0) -> None:
+        plan.refuse_queries("there is no value of single keys to be read online")
         self.plan, self.keep, self.keep_for = plan, keep, keep_for
         self.followed: dict[bytes, tuple[bytes, ...]] = {}
         n, index = len(plan.columns), plan.places

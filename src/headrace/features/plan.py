@@ -12,7 +12,8 @@ from typing import Any
 
 from headrace.core.errors import DefinitionError, LeakageError, SchemaConflict
 from headrace.core.expressions import Column, Expr, Moment, columns_of
-from headrace.core.identity import content_hash, function_source
+from headrace.core.functions import function_source
+from headrace.core.identity import content_hash
 from headrace.features.aggregates import Feature, Item
 from headrace.features.dataset import Dataset, Downsample, Grid
 from headrace.features.definition import Bound, FeatureGroup, FeatureLike, GroupDefinition, OnDemand
@@ -63,10 +64,36 @@ class FeaturePlan:
         return tuple({binding.group.hash: binding.group for binding in self.bindings}.values())
 
     @cached_property
-    def sources(self) -> tuple[SourceDefinition, ...]:
+    def read(self) -> tuple[SourceDefinition, ...]:
         """Return the sources that the features are computed from."""
         found = [definition_of(group.definition.source) for group in self.groups]
         return tuple({source.name: source for source in found}.values())
+
+    @cached_property
+    def sources(self) -> tuple[SourceDefinition, ...]:
+        """Return the sources whose rows are taken in; those of a query stand for the one that it fills."""
+        return tuple({feed.name: feed for source in self.read for feed in source.feeds}.values())
+
+    @cached_property
+    def queried(self) -> tuple[SourceDefinition, ...]:
+        """Return the sources that a query fills."""
+        return tuple(source for source in self.read if source.query is not None)
+
+    def refuse_queries(self, what: str, where: str | None = None) -> None:
+        """Refuse what needs the features of single rows at once, where a query computes some.
+
+        Raises:
+            DefinitionError: it does.
+        """
+        for source in self.queried:
+            assert source.query is not None
+            raise DefinitionError(
+                f"{source.name} is computed by a query over whole tables: {what}",
+                where=where or source.query.location,
+                got=f"hr.sql(…) at {source.query.location}",
+                expected="features of windows, latest values, row columns and on-demand functions",
+                next_step=f"leave it out, or have a job write the rows to a table and use hr.precomputed({source.name}, …)",
+            )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -91,7 +118,7 @@ class DatasetPlan(FeaturePlan):
     active: GroupPlan | None
 
     @cached_property
-    def sources(self) -> tuple[SourceDefinition, ...]:
+    def read(self) -> tuple[SourceDefinition, ...]:
         """Return the sources that the dataset reads, the rows' first."""
         groups = [*self.groups, *([] if self.active is None else [self.active])]
         found = [*([] if self.grid else [self.rows]), *(definition_of(group.definition.source) for group in groups)]
@@ -287,7 +314,7 @@ def plan_dataset(dataset: Dataset) -> DatasetPlan:
     grid = dataset.rows if isinstance(dataset.rows, Grid) else None
     active = None if grid is None else _plan_active(grid)
     rest = [str(dataset.where), str(dataset.labelled_if), str(dataset.sample), None if active is None else active.hash]
-    return DatasetPlan(
+    plan = DatasetPlan(
         row=rows.columns,
         columns=tuple(collector.columns),
         row_columns=tuple(collector.row_columns),
@@ -307,6 +334,15 @@ def plan_dataset(dataset: Dataset) -> DatasetPlan:
         grid=grid,
         active=active,
     )
+    _refuse_wrong_queries(plan)
+    return plan
+
+
+def _refuse_wrong_queries(plan: FeaturePlan) -> None:
+    for source in plan.queried:
+        from headrace.sources.sql import refuse_wrong_query  # not loaded where no query is
+
+        refuse_wrong_query(source)
 
 
 def _plan_labelled(dataset: Dataset, rows: SourceDefinition, label: RowLabel | TableLabel) -> RowLabel | None:
@@ -371,7 +407,7 @@ def plan_features(features: Sequence[FeatureLike], location: str) -> FeaturePlan
     """
     collector = _Collector(features, location)
     functions = collector.collect()
-    return FeaturePlan(
+    plan = FeaturePlan(
         row=tuple(collector.places),
         columns=tuple(collector.columns),
         row_columns=tuple(collector.row_columns),
@@ -379,6 +415,8 @@ def plan_features(features: Sequence[FeatureLike], location: str) -> FeaturePlan
         functions=functions,
         features=_hash(collector, "the caller's"),
     )
+    _refuse_wrong_queries(plan)
+    return plan
 
 
 def _hash(collector: _Collector, at: str) -> str:
@@ -393,6 +431,7 @@ def _refuse_namesakes(collector: _Collector) -> None:
     """Refuse two different sources of one name: tables and positions are kept by name."""
     sources = [definition_of(c.owner) for c in collector.places if c.owner is not None]
     sources += [definition_of(group.__definition__.source) for group in collector.group_plans]
+    sources += [feed for source in sources for feed in source.feeds]
     found: dict[str, SourceDefinition] = {}
     for source in sources:
         if found.setdefault(source.name, source) is not source:

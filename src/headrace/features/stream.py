@@ -161,10 +161,11 @@ def moment_of_read(get: Get, stated: int | None, *, now: int) -> int:
 
 
 class StreamPath:
-    """Apply the reveals of all sources of some datasets to one online state."""
+    """Apply the reveals of all sources of some datasets to one online state; what queries compute is not in it."""
 
     def __init__(self, plans: Sequence[FeaturePlan]) -> None:
-        groups = list({g.hash: g for plan in plans for g in plan.groups}.values())
+        found = {g.hash: g for plan in plans for g in plan.groups}
+        groups = [g for g in found.values() if definition_of(g.definition.source).query is None]
         self.groups = groups
         definitions = {definition_of(g.definition.source).name: definition_of(g.definition.source) for g in groups}
         self.sources = {name: SourceState(definition, groups) for name, definition in definitions.items()}

@@ -140,7 +140,7 @@ def training_set(
         DataError: a source of the plan has no reveals table.
     """
     where = spread or Spread()
-    with where.past(plan.sources, lanes_of(plan), reveals, as_of) as past:
+    with where.past(plan.read, lanes_of(plan), reveals, as_of) as past:
         found = matured_rows(plan, past, as_of=as_of, start=start, end=end)
     return as_training_set(plan, found, as_of, facts_of(plan, found, as_of) | dict(manifest or {}))
 

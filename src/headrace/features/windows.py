@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.core.errors import ConfigurationError, DefinitionError, InternalError
+from headrace.core.errors import ConfigurationError, InternalError
 from headrace.features.lanes import (
     REBUILD,
     SEAL,
@@ -27,12 +27,12 @@ from headrace.features.lanes import (
     Lane,
     LiveEvent,
     Order,
-    Output,
     Store,
     ValueType,
     block_key,
     damaged,
 )
+from headrace.features.outputs import LISTED, CompiledOutput, Output, compiled
 
 __all__ = [
     "KERNEL_VERSION",
@@ -56,14 +56,8 @@ __all__ = [
 
 KERNEL_VERSION = 2  # part of every group's hash: raise it when a result or the stored layout changes
 STATUS_OK, STATUS_NULL, STATUS_EXPIRED, STATUS_OVERFLOW, STATUS_REBUILD = 0, 1, 2, 3, 6
-AGGREGATES = {"count": 0, "sum": 1, "mean": 2, "min": 3, "max": 4, "stddev": 5, "latest": 6, "quantile": 7}
-AGGREGATES |= {"distinct": 9, "mode": 10, "last": 11, "first": 12, "fold": 13}
-COUNT_ROWS = 8
-LISTED = ("quantile", "distinct", "mode", "last", "first", "fold")  # these need single values
-OF_TEXTS = ("count", "latest", "distinct", "mode", "last", "first", "fold")
 NO_MEMORY = -2
 NO_ENTRIES = bytes(4)
-ANY_AGE = 2**63 - 1
 METHODS = {"auto": 0, "plain": 1, "sweep": 2}
 
 Ints = NDArray[np.int64]
@@ -85,14 +79,6 @@ class LaneEvents:
     row: Ints
     words: Ints
     nulls: NDArray[np.bool_]
-
-
-class _Output(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_int32) for name in ("column", "kind", "window", "place", "until")),
-        ("share", ctypes.c_double),
-        ("age", ctypes.c_int64),
-    )
 
 
 class _Frames(ctypes.Structure):
@@ -156,31 +142,6 @@ def loaded_kernel() -> _Kernel:
     return _Kernel(Path(__file__).with_name("_kernel.so"))
 
 
-def _compiled(lane: Lane, output: Output, windows: Sequence[int], place: int) -> _Output:
-    known = output.aggregate in AGGREGATES and (output.aggregate != "latest" or output.column is not None)
-    windowless = output.aggregate == "latest"
-    if not known or (output.column is not None and not 0 <= output.column < len(lane.values)):
-        raise DefinitionError("an output that the lane cannot give", got=output, expected=sorted(AGGREGATES))
-    if (output.window is None) is not windowless or (not windowless and output.window not in lane.windows):
-        raise DefinitionError("an output over a window that the lane lacks", got=output, expected=lane.windows)
-    if output.column is None:
-        if output.aggregate != "count":
-            raise DefinitionError("rows can only be counted", got=output, expected="count")
-        return _Output(-1, COUNT_ROWS, windows.index(output.window or 0), place, -1, 0.0, ANY_AGE)
-    if lane.values[output.column] is ValueType.REF and output.aggregate not in OF_TEXTS:
-        raise DefinitionError("texts are no numbers", got=output, expected=OF_TEXTS)
-    share, age = 0.0, ANY_AGE
-    if output.aggregate == "quantile":
-        share = -1.0 if output.parameter is None else float(output.parameter)
-        if not 0.0 <= share <= 1.0:
-            raise DefinitionError("not a quantile", got=output.parameter, expected="between 0 and 1")
-    elif output.parameter is not None:
-        age = int(output.parameter)
-    until = -1 if output.until is None else output.until
-    window = -1 if output.window is None else windows.index(output.window)
-    return _Output(output.column, AGGREGATES[output.aggregate], window, place, until, share, age)
-
-
 def _views(outputs: Sequence[Output]) -> list[tuple[int, int, list[int]]]:
     """Group outputs by offset and hop, the places of each: nested windows are read in one go."""
     found: dict[tuple[int, int], list[int]] = {}
@@ -198,14 +159,14 @@ class _Buffers:
         types = np.array([int(v) for v in lane.values], np.int32)
         nested = sorted({o.window for o in mine if o.window is not None})
         windows = np.array(nested, np.int64)
-        compiled = (_Output * len(mine))(
-            *[_compiled(lane, o, nested, p) for o, p in zip(mine, self.places, strict=True)]
+        asked = (CompiledOutput * len(mine))(
+            *[compiled(lane, o, nested, p) for o, p in zip(mine, self.places, strict=True)]
         )
         known = len(lane.values) - 1 if lane.placed and mine else -1
         frames = _Frames(offset, hop, int(lane.state), known)
         kernel = loaded_kernel()
         sizes = len(types), types.ctypes.data, ctypes.addressof(frames), len(windows), windows.ctypes.data
-        self.handle: int = kernel.new(*sizes, len(mine), ctypes.addressof(compiled))
+        self.handle: int = kernel.new(*sizes, len(mine), ctypes.addressof(asked))
         if not self.handle:
             raise MemoryError("no memory for a lane's buffers")
         weakref.finalize(self, kernel.free, self.handle)

@@ -9,7 +9,7 @@ from headrace.core.errors import UsageError
 from headrace.core.time import Instant, SystemClock, format_duration
 from headrace.features.explain import FeatureExplanation, find_outputs
 from headrace.features.explain import explain_feature as explain_value
-from headrace.features.history import History
+from headrace.features.offline import build_histories
 from headrace.pipelines.inspect import describe_features
 from headrace.pipelines.project import Project
 from headrace.pipelines.reveals import read_reveals
@@ -106,8 +106,8 @@ def explain_feature(
         raise UsageError("the key has another number of parts", got=key, expected=", ".join(map(str, lane.entity)))
     parts = [int(text) if column.dtype == "int" else text for text, column in zip(texts, lane.entity, strict=True)]
     with open_stores(project, state, clock=SystemClock(), write=False) as stores:
-        reveals = read_reveals(stores.tables, [lane.source])
-    histories = {lane.source.name: History.build(lane.source, reveals[lane.source.name], FAR_FUTURE)}
+        reveals = read_reveals(stores.tables, lane.source.feeds)
+    histories = build_histories([lane.source], reveals, FAR_FUTURE)
     found = explain_value(project.plan, histories, feature, parts, t)
     tables = [_events(one) for one in found]
     values = Table("Values", ["feature", "value", "events used"], [[f.name, f.value, f.used] for f in found])

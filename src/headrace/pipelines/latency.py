@@ -66,10 +66,14 @@ class ModelledStopwatch:
 def measure_reads(project: Project, stores: Stores) -> Mapping[str, float]:
     """Measure what one prediction's features take on this machine: p50, p95 and p99 in microseconds over stored rows.
 
+    Nothing is measured where a query computes features: no prediction can ask for them.
+
     Raises:
         DataError: nothing was ingested yet.
     """
     plan = project.plan
+    if plan.queried:
+        return {}
     source = plan.rows if plan.grid is None else plan.grid.source
     table = read_source(stores.tables, source).slice(0, TIMED_ROWS)
     absent = [None] * table.num_rows

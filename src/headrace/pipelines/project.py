@@ -35,8 +35,15 @@ class Project:
 
     @cached_property
     def plan(self) -> DatasetPlan:
-        """Return the plan of the pipeline's dataset."""
-        return plan_dataset(self.pipeline.model.dataset)
+        """Return the plan of the pipeline's dataset.
+
+        Raises:
+            DefinitionError: the dataset has a mistake, or features that no endpoint can compute while the pipeline has one.
+        """
+        found = plan_dataset(self.pipeline.model.dataset)
+        if self.pipeline.endpoint is not None:
+            found.refuse_queries("no endpoint can compute it for a request", self.pipeline.location)
+        return found
 
 
 def load_project(

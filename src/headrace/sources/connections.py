@@ -96,6 +96,10 @@ class DuckDbConnection:
         described = self.connection.execute(f"DESCRIBE {query}").fetchall()
         return [row[0] for row in described]
 
+    def schema(self, query: str) -> Any:
+        """Return the Arrow schema of a query's rows."""
+        return self.connection.sql(f"SELECT * FROM ({query}\n) headrace_rows LIMIT 0").to_arrow_reader(1).schema
+
     def batches(self, query: str, since: Sequence[Any], rows: int) -> Iterator[Batch]:
         """Yield a query's rows as Arrow."""
         yield from self.connection.sql(query, params=list(since) or None).to_arrow_reader(rows)
@@ -110,11 +114,14 @@ def _duckdb(path: Path) -> Iterator[Connection]:
 
 
 @contextmanager
-def over_tables(tables: Mapping[str, Any]) -> Iterator[Connection]:
-    """Query Arrow tables or datasets by their names, in a database of its own that holds nothing else."""
+def over_tables(tables: Mapping[str, Any], *, repeatable: bool = False) -> Iterator[DuckDbConnection]:
+    """Query Arrow tables or datasets by their names, in a database of its own that holds nothing else.
+
+    With `repeatable` one thread does all work, so that floats are added up in one order and rows come in one.
+    """
     import duckdb
 
-    with duckdb.connect(":memory:") as connection:
+    with duckdb.connect(":memory:", config={"threads": 1} if repeatable else {}) as connection:
         for name, table in tables.items():
             connection.register(name, table)
         yield DuckDbConnection(connection)

@@ -6,7 +6,7 @@ import inspect
 import sys
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -110,6 +110,15 @@ def valid_to(*, name: str | None = None) -> Any:
     return Column(role="valid_to", renamed=name)
 
 
+@dataclass(frozen=True, eq=False)
+class Query:
+    """Hold the SQL text whose rows fill a source, the sources whose tables it reads, and the line that says so."""
+
+    text: str
+    tables: tuple[type[Source], ...]
+    location: str
+
+
 @dataclass(frozen=True)
 class SourceDefinition:
     """Hold what a source class said, checked; every later stage reads this and not the class."""
@@ -123,6 +132,7 @@ class SourceDefinition:
     location: str
     history: History | None = None
     held: Any = field(default=None, compare=False, repr=False)  # the rows of an inferred source, see `sources.infer`
+    query: Query | None = field(default=None, compare=False, repr=False)  # what its rows come from, see `sources.sql`
 
     @cached_property
     def index(self) -> dict[Column[Any], int]:
@@ -138,6 +148,11 @@ class SourceDefinition:
     def ends(self) -> Column[Any] | None:
         """Return the column that says until when a row of a slowly changing table holds, if there is one."""
         return next((c for c in self.columns if c.role == "valid_to"), None)
+
+    @cached_property
+    def feeds(self) -> tuple[SourceDefinition, ...]:
+        """Return the sources whose rows are taken in for this one: itself, or those that its query reads."""
+        return (self,) if self.query is None else tuple(definition_of(table) for table in self.query.tables)
 
     @cached_property
     def moments(self) -> dict[Column[Any], Moment]:
@@ -165,14 +180,19 @@ class SourceDefinition:
     @cached_property
     def hash(self) -> str:
         """Return the content hash of the source's schema and moments."""
-        return content_hash([self.name, [describe(c) | {"known": str(self.moments[c])} for c in self.columns]])
+        columns = [describe(c) | {"known": str(self.moments[c])} for c in self.columns]
+        return content_hash([self.name, columns, *self._asked])
+
+    @property
+    def _asked(self) -> list[Any]:
+        return [] if self.query is None else [self.query.text, [feed.hash for feed in self.feeds]]
 
     def meaning(self, read: Iterable[Expr[Any]]) -> list[Any]:
         """Return what expressions read of the source, for hashes: a column that none reads may come or change."""
         named = {self.time, *(c for expr in read for c in columns_of(expr) if c in self.index)}
         told = named | {c for column in named for c, _ in self.moments[column].terms}
         columns = [describe(c) | {"known": str(self.moments[c])} for c in self.columns if c in told]
-        return [self.name, [c.name for c in self.id_columns], columns]
+        return [self.name, [c.name for c in self.id_columns], columns, *self._asked]
 
     def find(self, name: str, where: str | None = None) -> Column[Any]:
         """Return a column by name.
@@ -272,6 +292,35 @@ def definition_of(source: type[Source]) -> SourceDefinition:
     if not isinstance(found, SourceDefinition):
         raise DefinitionError("not a source", where=user_location(), got=source, expected="a subclass of hr.Source")
     return found
+
+
+def fill_by_query(source: type[Source], query: Query, known_at: Expr[Any]) -> None:
+    """Have a query's rows fill a source, each known at `known_at`; a later query takes an earlier one's place.
+
+    Raises:
+        DefinitionError: `known_at` is no instant of the source, or said twice; the query reads no source, or another query.
+    """
+    definition = definition_of(source)
+    if source.__dict__.get("known_at") is not None:
+        raise DefinitionError(
+            f"{definition.name}: two say when its rows are known",
+            where=query.location,
+            got=f"known_at= beside the class's own, {source.known_at}",
+            expected="known_at= alone",
+            next_step=f"remove known_at from class {definition.name}",
+        )
+    wrong = [table for table in query.tables if table is source or definition_of(table).query is not None]
+    if wrong or not query.tables:
+        raise DefinitionError(
+            f"{definition.name}: a query reads the tables of sources",
+            where=query.location,
+            got=f"{wrong[0].__name__}, which a query fills" if wrong else "no table",
+            expected="tables=[…], sources with rows of their own",
+            next_step="put the other query into this one: WITH … AS (SELECT …)" if wrong else "tables=[Orders]",
+        )
+    filled = replace(definition, default_known_at=known_at, query=query)
+    _check(filled)
+    source.__definition__ = filled
 
 
 def source_of(column: Column[Any]) -> SourceDefinition:

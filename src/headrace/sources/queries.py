@@ -70,7 +70,7 @@ class QueryPart:
 
     def _extract(self, conformer: Conformer, batch: Any, numbers: Any) -> Extract:
         if isinstance(batch, pa.RecordBatch):
-            return conformer.table(pa.Table.from_batches([_without_extensions(batch)]), numbers(batch.num_rows))
+            return conformer.table(pa.Table.from_batches([without_extensions(batch)]), numbers(batch.num_rows))
         columns = {name: column for column, name in data_names(self.definition, self.settings.columns).items()}
         rows = [{name: self._told(columns.get(name), value) for name, value in row.items()} for row in batch]
         return conformer.rows(rows, numbers(len(rows)), {})
@@ -79,7 +79,7 @@ class QueryPart:
         if self.settings.table is not None:
             return "SELECT * FROM " + ".".join(connection.quoted(part) for part in self.settings.table.split("."))
         text = str(self.settings.sql).strip().rstrip(";")
-        if ";" in _QUIET.sub("", text) or _READS.match(_QUIET.sub("", text)) is None:
+        if not only_reads(text):
             raise ConfigurationError(
                 f"{self.definition.name}: the query does more than read",
                 where=self.where,
@@ -176,6 +176,28 @@ class QueryPart:
         return _PASSWORD.sub("://…@", text)
 
 
+def without_quotes(text: str) -> str:
+    """Return SQL without quoted texts and names, and without comments."""
+    return _QUIET.sub("", text)
+
+
+def only_reads(text: str) -> bool:
+    """Tell whether a text is one statement that only reads."""
+    told = without_quotes(text)
+    return ";" not in told and _READS.match(told) is not None
+
+
+def without_extensions(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return extension types as what they are stored as, numbers told as text as decimals."""
+    arrays = []
+    for values in batch.columns:
+        if isinstance(values.type, pa.BaseExtensionType):
+            numeric = "numeric" in str(values.type)
+            values = values.storage.cast(pa.float64()) if numeric else values.storage
+        arrays.append(values)
+    return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
+
+
 def _secrets(url: str) -> list[str]:
     found = re.search(r"://[^:/@\s]*:([^@\s]+)@", url)
     return [url, found[1]] if found else ([url] if "://" in url else [])
@@ -190,14 +212,3 @@ def _of_a_driver(error: Exception) -> bool:
 def _fraction(value: Decimal) -> bool:
     exponent = value.as_tuple().exponent
     return isinstance(exponent, int) and exponent < 0
-
-
-def _without_extensions(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return extension types as what they are stored as, numbers told as text as decimals."""
-    arrays = []
-    for values in batch.columns:
-        if isinstance(values.type, pa.BaseExtensionType):
-            numeric = "numeric" in str(values.type)
-            values = values.storage.cast(pa.float64()) if numeric else values.storage
-        arrays.append(values)
-    return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)

@@ -21,6 +21,7 @@ from headrace.features.lane_plan import LanePlan
 from headrace.features.plan import DatasetPlan
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import Reveal
+from headrace.testing.sketches import distinct_estimate, quantile_estimate
 
 Log = Sequence[tuple[str, Reveal]]
 Cells = dict[Column[Any], tuple[int, int, Any]]
@@ -143,6 +144,10 @@ def aggregate(output: Any, lane: LanePlan, place: int, events: list[Event], t: i
         fold = lane.features[place][0].aggregate.fold
         assert fold is not None
         return fold.function(values) if values else None
+    if output.bits and output.aggregate == "distinct":
+        return distinct_estimate(values, output.bits)
+    if output.bits:
+        return quantile_estimate(values, output.parameter, output.bits) if values else None
     return summarize(output.aggregate, values, output.parameter)
 
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from headrace.core.errors import DataError
 from headrace.core.expressions import type_of
-from headrace.core.identity import content_hash, function_source
+from headrace.core.functions import function_source
+from headrace.core.identity import content_hash
 from headrace.core.time import Instant, format_duration, rough_duration
 from headrace.features.dataset import WindowLabel
 from headrace.training.definition import ByTime, Training

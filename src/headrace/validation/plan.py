@@ -244,12 +244,13 @@ def _computable(definition: SourceDefinition, quantity: Statistic, where: str) -
     boolean = dtype == "bool" or quantity.kind != "rate"
     condition = quantity.where is None or type_of(quantity.where) == "bool"
     own = quantity.rows is None or definition_of(quantity.rows) is definition
-    if quantity.kind not in kinds or not (numeric and boolean and condition and own):
+    exact = quantity.approx is None
+    if quantity.kind not in kinds or not (numeric and boolean and condition and own and exact):
         raise DefinitionError(
             f"{definition.name}: nothing that can be computed over a delivery",
             where=where,
             got=f"{quantity} of {dtype or 'rows'}",
-            expected=f"one of {', '.join(kinds)}, of numbers (rate and where= of conditions)",
+            expected=f"one of {', '.join(kinds)}, of numbers (rate and where= of conditions), exact: without approx=",
         )
 
 

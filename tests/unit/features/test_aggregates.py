@@ -100,6 +100,15 @@ def test_a_label_of_another_table_is_found_by_what_refers_to_the_row() -> None:
         plan_dataset(dataset(hr.exists(Returns, on=Returns.shop).within("9d")))
 
 
+def test_which_quantile_a_label_is_and_how_exact_is_part_of_the_datasets_version() -> None:
+    def version(**more: Any) -> str:
+        label = group(x=hr.quantile(Orders.amount, **more).ahead("1d", on=Orders.due)).x["1d"]
+        return plan_dataset(hr.Dataset(rows=Orders, at=Orders.at, features=[Orders.shop], label=label)).hash
+
+    assert len({version(q=0.5), version(q=0.9), version(q=0.5, approx=0.01), version(q=0.5, approx=0.1)}) == 4
+    assert version(q=0.5) == version(q=0.5)
+
+
 def test_a_group_of_another_table_is_read_under_the_namesake_of_its_key() -> None:
     class Back(hr.FeatureGroup, of=Returns, entity=Returns.order):
         n = hr.count().over("1d")

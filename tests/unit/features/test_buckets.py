@@ -175,6 +175,26 @@ def share(amount: float | None, usual: float | None) -> float | None:
     return None if not amount or not usual else amount / usual
 
 
+class Daily(hr.Source):
+    store: hr.Column[str] = hr.entity()
+    day: hr.Column[hr.Instant] = hr.event_time()
+    spent: hr.Column[float | None] = hr.column()
+    note: hr.Column[str | None] = hr.column()
+    row_id = hr.row_id(store, day)
+
+
+Spent = hr.sql(
+    """
+    SELECT store, date_trunc('day', sold) + INTERVAL 1 DAY AS day, sum(amount) AS spent, max(note) AS note
+    FROM Sales WHERE store IS NOT NULL AND sold IS NOT NULL GROUP BY ALL
+    """,
+    Daily,
+    tables=[Sales],
+    entity=Daily.store,
+    known_at=Daily.day,
+)
+
+
 def with_features(*features: Any, **given: Any) -> hr.Dataset:
     options: dict[str, Any] = {"rows": Sales, "at": Sales.sold, "label": Sales.good, "mature": "2d"}
     return hr.Dataset(**(options | given), features=list(features))
@@ -198,6 +218,7 @@ DATASETS: dict[str, hr.Dataset] = {
     "snapshots": with_features(Rank),
     "days, and what was announced": with_features(Sold, Planned),
     "precomputed": with_features(Ready),
+    "by a query": with_features(Spent),
     "a table of many columns": with_features(Wide),
     "grid": hr.Dataset(
         rows=hr.grid((Sales.store, Sales.item), every="1d", tz="Europe/Paris", active=hr.count(Sales).over("3d") > 0),
@@ -330,7 +351,7 @@ def test_training_sets_are_the_same_in_buckets(name: str, once: bool, tmp_path: 
     assert len(expected) > 2
     dull = [c for c in expected.features.column_names if len(expected.features[c].unique()) < 2]
     assert not dull
-    for bucket_rows in (100, 11):
+    for bucket_rows in (30, 11):
         told: list[tuple[str, int, int]] = []
         spread = Spread(LocalEngine(), tmp_path, bucket_rows, lambda *one, told=told: told.append(one))
         assert same(training_set(plan, reveals, **given, spread=spread), expected)

@@ -149,6 +149,7 @@ def test_functions_and_sql_judge_rows_and_deliveries() -> None:
         (lambda: hr.ks(Trips.trip) <= 0.1, "a distance that means nothing"),
         (lambda: hr.psi(Trips.start) <= 0.1, "a distance that means nothing"),
         (lambda: hr.mean(Trips.trip) <= 1, "nothing that can be computed"),  # type: ignore[arg-type]
+        (lambda: hr.quantile(Trips.seat, 0.5, approx=0.01) <= 1, "nothing that can be computed"),
         (lambda: hr.psi(Trips.trip, against={"a": 0.5}) <= 1, "shares of categories"),
         (lambda: Trips.left, "not a condition"),
         (lambda: hr.foreign_key(Trips.seat, Numbers.text), "values of another type"),

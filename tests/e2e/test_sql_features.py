@@ -1,0 +1,83 @@
+"""A pipeline on features by SQL is trained, judged and registered; one with an endpoint is refused before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from headrace.cli.template import write_project
+from headrace.core.errors import DefinitionError, HeadraceError
+from headrace.core.time import SystemClock
+from headrace.pipelines.plan import describe_plan
+from headrace.pipelines.project import load_project
+from headrace.pipelines.run import run
+from headrace.pipelines.serve import PipelineService
+from headrace.pipelines.stores import open_stores
+from headrace.pipelines.view import Silent, View
+
+QUERY = '''
+class Days(hr.Source):
+    shop: hr.Column[str] = hr.entity()
+    day: hr.Column[hr.Instant] = hr.event_time()
+    items: hr.Column[float | None] = hr.column()
+
+
+Daily = hr.sql(
+    """
+    SELECT shop, date_trunc('day', placed) + INTERVAL 1 DAY AS day, CAST(sum(items) AS DOUBLE) AS items
+    FROM Orders GROUP BY ALL
+    """,
+    Days,
+    tables=[Orders],
+    entity=Days.shop,
+    known_at=Days.day,
+)
+
+
+@hr.on_demand('''
+
+
+def project_with_query(folder: Path, *, endpoint: bool) -> None:
+    write_project(str(folder))
+    text = (folder / "orders.py").read_text()
+    text = text.replace("\n@hr.on_demand(", QUERY, 1).replace("Shop, weekday]", "Shop, Daily, weekday]")
+    if not endpoint:
+        text = "\n".join(line for line in text.split("\n") if "endpoint=" not in line and "rollout=" not in line)
+    (folder / "orders.py").write_text(text)
+
+
+def test_a_pipeline_without_an_endpoint_trains_on_them(tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    project_with_query(folder, endpoint=False)
+    project = load_project("orders:pipeline", folder=folder)
+    assert [s["source"] for s in describe_plan(project).data["sources"]] == ["Orders"]
+    found = run(project, state=None, seed=1, progress=Silent()).data
+    assert found["passed"]
+    again = run(project, state=None, seed=1, progress=Silent()).data
+    assert again["run"] == found["run"]
+    clock = SystemClock()
+    with (
+        open_stores(project, None, clock=clock, write=False) as stores,
+        pytest.raises(HeadraceError, match="nothing to serve"),
+    ):
+        PipelineService(project, stores, clock)
+
+
+def test_an_endpoint_is_refused_with_the_line_and_what_to_do(tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    project_with_query(folder, endpoint=True)
+    project = load_project("orders:pipeline", folder=folder)
+    plans: list[Callable[[], View]] = [
+        lambda: describe_plan(project),
+        lambda: run(project, state=None, seed=1, progress=Silent()),
+    ]
+    for ask in plans:
+        with pytest.raises(DefinitionError, match="no endpoint can compute it for a request") as error:
+            ask()
+        assert "orders.py:" in str(error.value.where)
+        assert "hr.sql(…) at" in str(error.value.got)
+        assert "hr.precomputed(Days, …)" in str(error.value.next_step)
+    with open_stores(project, None, clock=SystemClock(), write=False) as stores:
+        assert stores.tables.describe("reveals_orders") is None
