@@ -17,7 +17,8 @@ from headrace.cli.template import write_project
 from headrace.core.errors import ConfigurationError, GateRefused, Refused
 from headrace.core.time import SystemClock
 from headrace.features.stream import DATABASE, StreamPath
-from headrace.pipelines.operate import promote, rebuild_online, rollback
+from headrace.pipelines.materialize import rebuild_online
+from headrace.pipelines.operate import promote, rollback
 from headrace.pipelines.project import Project, import_file, load_project
 from headrace.pipelines.run import run
 from headrace.pipelines.serve import PipelineService

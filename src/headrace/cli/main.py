@@ -318,14 +318,40 @@ def audit_log(
 
 
 @online.command("rebuild")
-def online_rebuild(target: Default = None, state: State = None, env: Env = None, json: Json = False) -> None:
-    """Rebuild the online store from the offline tables."""
-    from headrace.pipelines.operate import rebuild_online
+def online_rebuild(
+    target: Default = None,
+    group: Annotated[str | None, typer.Option(help="Rebuild only this feature group.")] = None,
+    state: State = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Rebuild the online store from the offline tables; a damaged one is replaced. Resumes after a crash."""
+    from headrace.pipelines.materialize import rebuild_online
     from headrace.pipelines.project import load_project
 
     out = Output(json)
+    project = load_project(target, env=env, state=state)
     with out.progress() as progress:
-        result = rebuild_online(load_project(target, env=env, state=state), state=state, progress=progress)
+        result = rebuild_online(project, group=group, state=state, progress=progress)
+    out.show(result)
+
+
+@app.command()
+def backfill(
+    target: Default = None,
+    group: Annotated[list[str] | None, typer.Option(help="Fill this group again; may be repeated.")] = None,
+    state: State = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Bring the online features up to the offline tables, without training. Resumes after a crash."""
+    from headrace.pipelines.materialize import materialize
+    from headrace.pipelines.project import load_project
+
+    out = Output(json)
+    project = load_project(target, env=env, state=state)
+    with out.progress() as progress:
+        result = materialize(project, groups=group or [], state=state, progress=progress)
     out.show(result)
 
 

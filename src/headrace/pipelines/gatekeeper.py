@@ -12,7 +12,7 @@ from headrace.pipelines.project import Project
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import RevealBatch
 from headrace.storage.ledger import Entry, Ledger
-from headrace.storage.tables import Tables
+from headrace.storage.tables import Commit, Tables
 from headrace.storage.tables.protocol import Position
 from headrace.validation.record import Verdict
 from headrace.validation.run import KnownKeys, Validator, referred_columns
@@ -72,13 +72,17 @@ class Gatekeeper:
             self.ledger.append([Entry("verdict", source, {"where": where, **verdict.to_dict()})])
         return verdict
 
-    def store(self, verdict: Verdict, application: str, number: int) -> None:
-        """Append what a verdict accepted to the source's table and what it refused to the quarantine, once."""
-        position = Position(f"{application}/{verdict.source}", number)
+    def store(self, verdict: Verdict, application: str, number: int) -> Commit | None:
+        """Append what a verdict accepted to the source's table and what it refused to the quarantine, once.
+
+        Returns the commit of the source's table, None if nothing was accepted.
+        """
+        position, commit = Position(f"{application}/{verdict.source}", number), None
         if len(verdict.accepted):
-            self.tables.append(reveals_table(verdict.source), verdict.accepted.table, position=position)
+            commit = self.tables.append(reveals_table(verdict.source), verdict.accepted.table, position=position)
         if verdict.quarantined.num_rows:
             self.tables.append(QUARANTINE, verdict.quarantined, position=position)
+        return commit
 
     def refuse_if_held(self) -> None:
         """Raise if a source is held.

@@ -154,6 +154,8 @@ class _Replay:
             [c.name for c in project.plan.request],
             segment=self._segment(self.day),
             durable=False,
+            definition=project.plan.features,
+            in_step=True,
         )
         self.core = self._core()
 

@@ -6,26 +6,22 @@ there, and the same command on the same data does nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from headrace.core.errors import GateRefused, SchemaChanged
 from headrace.core.identity import content_hash
 from headrace.core.time import Clock, Instant, SystemClock
-from headrace.features.repair import backfill, repair
-from headrace.features.stream import DATABASE, StreamPath
-from headrace.pipelines.gatekeeper import Gatekeeper, read_reveals, reveals_table
+from headrace.pipelines.gatekeeper import Gatekeeper, reveals_table
 from headrace.pipelines.latency import measure_reads
 from headrace.pipelines.learning import Candidate, Footing, learn
+from headrace.pipelines.materialize import Fresh, Materializer
 from headrace.pipelines.pinned import reads
 from headrace.pipelines.project import Project
-from headrace.pipelines.stores import CONTROL, Stores, applied_key, open_stores
+from headrace.pipelines.stores import Stores, open_stores
 from headrace.pipelines.view import Progress, Table, View
 from headrace.registry.run import Registry
 from headrace.sources.definition import SourceDefinition
@@ -34,7 +30,6 @@ from headrace.sources.run import Load, load
 from headrace.storage.ledger import Entry
 from headrace.storage.tables.protocol import Position
 
-APPLY_AT_ONCE = 10_000  # reveals to a commit of the online store
 THREADS = 2
 FINISHED = "run.finished"
 
@@ -141,55 +136,14 @@ class _Run:
 
         Applying a reveal twice changes nothing, so where a run was cut off everything is applied again.
         """
-        path, batches = StreamPath([self.project.plan]), []
-        with self.stores.online.write() as transaction:
-            path.begin(transaction)
-        with self.stores.online.read() as snapshot:
-            missing = path.uncovered(snapshot.getter(DATABASE))
-            applied = {i.source: snapshot.get(CONTROL, applied_key(i.source)) for i in ingested}
-        for part in ingested:
-            held = applied[part.source]
-            behind = int(held) if held is not None else -1
-            if behind == part.version:
-                continue
-            whole = behind != part.version - 1 or not len(part.fresh)
-            source = next(s for s in self.project.plan.sources if s.name == part.source)
-            table = self.stores.tables.read(reveals_table(part.source)).sort_by(ARRIVAL) if whole else part.fresh.table
-            batches.append((part, RevealBatch(source, table)))
-        total, done, newest = sum(len(b) for _, b in batches), 0, self._newest(path)
-        for part, batch in batches:
-            for start in range(0, len(batch), APPLY_AT_ONCE):
-                piece = RevealBatch(batch.source, batch.table.slice(start, APPLY_AT_ONCE))
-                newest = max(newest, int(pc.max(piece.table[ARRIVAL]).as_py()))
-                with self.stores.online.write() as transaction:
-                    access = transaction.access(DATABASE)
-                    for reveal in piece.reveals():
-                        path.apply(access, part.source, reveal)
-                    path.commit(access, newest, {part.source: part.version})
-                done += len(piece)
-                self.progress.step("online features", done, total, part.source)
-            with self.stores.online.write() as transaction:
-                transaction.put(CONTROL, applied_key(part.source), str(part.version).encode())
-                path.expire(transaction, newest)
-                repair(transaction, self.project.plan, self._reveals)
-        if missing:
-            told = partial(self.progress.step, "new features")
-            keys = backfill(self.stores.online, missing, newest, self._reveals, told)
-            with self.stores.online.write() as transaction:
-                path.cover(transaction)
-            names = ", ".join(group.definition.name for group in missing)
-            self.rows.append(["features", f"{names}: {keys:,} keys filled from history", "changed or new"])
-        self.rows.append(
-            ["features", f"{total:,} reveals applied to the online store", f"up to {Instant(newest).isoformat()}"]
-        )
-        return newest
-
-    def _reveals(self) -> Mapping[str, pa.Table]:
-        return read_reveals(self.stores.tables, self.project.plan.sources)
-
-    def _newest(self, path: StreamPath) -> int:
-        with self.stores.online.read() as snapshot:
-            return path.newest(snapshot.getter(DATABASE)) or 0
+        fresh = {part.source: Fresh(part.version, part.fresh.table) for part in ingested}
+        done = Materializer(self.project, self.stores, self.progress).bring_up(fresh)
+        if done.filled:
+            what = f"{', '.join(done.filled)}: {done.keys:,} keys filled from history"
+            self.rows.append(["features", what, "changed or new"])
+        newest = f"up to {Instant(done.newest).isoformat()}"
+        self.rows.append(["features", f"{done.reveals:,} reveals applied to the online store", newest])
+        return done.newest
 
     def learn(self, identity: str, as_of: int) -> View:
         """Train, judge, register, and promote what passed where nothing serves yet."""

@@ -25,7 +25,7 @@ from headrace.pipelines.latency import MeasuredStopwatch, measure_reads
 from headrace.pipelines.pinned import refuse_other_features
 from headrace.pipelines.project import Project
 from headrace.pipelines.sealing import seal, seal_left_open, window_of
-from headrace.pipelines.stores import Stores, open_stores
+from headrace.pipelines.stores import CONTROL, REBUILD, Stores, applied_versions, open_stores
 from headrace.registry.run import Registry
 from headrace.serving.connection import connection
 from headrace.serving.core import Answer, Core
@@ -59,6 +59,7 @@ class PipelineService:
             [c.name for c in project.plan.request],
             segment=known[-1] + 1 if known else 1,
             window=serving.window_rows,
+            definition=project.plan.features,
         )
         self.sync_first, self.day = serving.log_sync == 0, Instant(int(clock.now()) // DAY * DAY)
         self.core = Core(
@@ -71,6 +72,7 @@ class PipelineService:
             stopwatch=MeasuredStopwatch(),
         )
         self._refuse_uncovered()
+        self.sources = [source.name for source in project.plan.sources]
         self.lock = threading.RLock()
         self.served: Callable[[bytes, int, Answer], None] | None = None
         self.follow()
@@ -79,6 +81,13 @@ class PipelineService:
         with self.stores.online.read() as snapshot:
             get = snapshot.getter(DATABASE)
             missing = StreamPath([self.project.plan]).uncovered(get) if StreamPath.newest(get) is not None else []
+            unfinished = snapshot.get(CONTROL, REBUILD) is not None
+        if unfinished:
+            raise ConfigurationError(
+                "the online store is half rebuilt",
+                where=str(self.stores.state.path),
+                next_step=f"headrace online rebuild {self.project.typed}, which goes on where it was",
+            )
         if missing:
             raise ConfigurationError(
                 "features are not in the online store yet",
@@ -120,6 +129,7 @@ class PipelineService:
         with self.lock, self.stores.online.read() as snapshot:
             get = snapshot.getter(DATABASE)
             t = moment_of_read(get, t, now=int(self.clock.now()))
+            self.log.note_applied(applied_versions(snapshot, self.sources))
             for row in rows:
                 try:
                     values = self.signature.decode(row)

@@ -22,16 +22,19 @@ from headrace.monitoring.performance import LiveWindow
 from headrace.monitoring.plan import MonitoringState
 from headrace.monitoring.run import Monitoring
 from headrace.pipelines.control import ControlLoop, ControlState
-from headrace.pipelines.gatekeeper import Gatekeeper, read_reveals
+from headrace.pipelines.gatekeeper import Gatekeeper, read_reveals, reveals_table
 from headrace.pipelines.learning import Footing, load_profile
+from headrace.pipelines.materialize import Materializer
 from headrace.pipelines.project import Project
 from headrace.pipelines.serve import PipelineService, serve
-from headrace.pipelines.stores import CONTROL
+from headrace.pipelines.stores import CONTROL, applied_versions, note_applied
+from headrace.pipelines.view import Silent
 from headrace.serving.log import read_segment, segments
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import RevealBatch
 from headrace.sources.run import load_stream
 from headrace.storage.streams import Streams, open_streams
+from headrace.storage.tables import Commit
 
 STATE, LIVE = b"up/state", b"up/live"
 THREADS = 2
@@ -47,8 +50,17 @@ class Controller:
         plan = self.project.plan
         self.path, self.label_of = StreamPath([plan]), per_row(plan.label, plan.rows.index)
         self.label_places = {plan.rows.index[c] for c in columns_of(plan.label)}
+        self._catch_up()
         self.loop, self.housekept, self.kept = self._loop(seed), 0, 0
         service.served = self.loop.served
+
+    def _catch_up(self) -> None:
+        """Bring the online features up to the tables, where a process was killed between the two."""
+        with self.stores.online.read() as snapshot:
+            known = applied_versions(snapshot, [source.name for source in self.project.plan.sources])
+        tables = {s.name: self.stores.tables.describe(reveals_table(s.name)) for s in self.project.plan.sources}
+        if any(table is not None and (known or {}).get(name) != table.version for name, table in tables.items()):
+            Materializer(self.project, self.stores, Silent()).bring_up()
 
     def _loop(self, seed: int) -> ControlLoop:
         pipeline, stores = self.project.pipeline, self.stores
@@ -170,11 +182,13 @@ class Controller:
         now = int(self.clock.now())
         where = f"stream {source.name}, positions {position} to {following - 1}"
         verdict = self.loop.gatekeeper.judge(found.batch, now=now, where=where, refused=found.refused)
-        self.loop.gatekeeper.store(verdict, "stream", following)
-        self._apply(source, verdict.accepted, key, following)
+        commit = self.loop.gatekeeper.store(verdict, "stream", following)
+        self._apply(source, verdict.accepted, key, following, commit)
         return True
 
-    def _apply(self, source: SourceDefinition, batch: RevealBatch, key: bytes, following: int) -> None:
+    def _apply(
+        self, source: SourceDefinition, batch: RevealBatch, key: bytes, following: int, commit: Commit | None
+    ) -> None:
         """Apply reveals with the stream's position in one transaction: neither is there without the other."""
         with self.stores.online.write() as transaction:
             access = transaction.access(DATABASE)
@@ -190,6 +204,7 @@ class Controller:
                         self.loop.live.label(reveal.row_id, value, arrived=reveal.arrival)
             self.path.commit(access, newest, {source.name: following})
             transaction.put(CONTROL, key, str(following).encode())
+            note_applied(transaction, source.name, commit)
 
 
 def up(project: Project, *, state: str | None, host: str, port: int, behind_proxy: bool, json: bool) -> None:

@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from headrace.core.errors import ConfigurationError
 from headrace.storage.backends import resolve
 from headrace.storage.keyvalue.protocol import Access, Capabilities, Get, KeyValue, Snapshot, Transaction
 
-__all__ = ["Access", "Capabilities", "Get", "KeyValue", "Snapshot", "Transaction", "open_keyvalue"]
+__all__ = [
+    "Access",
+    "Capabilities",
+    "Get",
+    "KeyValue",
+    "Snapshot",
+    "Transaction",
+    "drop_keyvalue",
+    "examine_keyvalue",
+    "open_keyvalue",
+]
 
 
 def open_keyvalue(url: str, *, databases: Sequence[str], read_only: bool = False, **settings: Any) -> KeyValue:
@@ -35,3 +46,36 @@ def open_keyvalue(url: str, *, databases: Sequence[str], read_only: bool = False
     factory, location = resolve("keyvalue", url)
     store: KeyValue = factory(location, databases=databases, read_only=read_only, **settings)
     return store
+
+
+def examine_keyvalue(url: str) -> None:
+    """Look at every page of a store of files that nobody has open; other stores look after themselves.
+
+    Raises:
+        BadUrl, MissingExtra: no such backend.
+        Corrupt: it is damaged.
+    """
+    factory, location = resolve("keyvalue", url)
+    examine = getattr(factory, "examine", None)
+    if examine is not None:
+        examine(location)
+
+
+def drop_keyvalue(url: str) -> None:
+    """Delete a store with everything in it, also one that is too damaged to open; nobody may have it open.
+
+    Raises:
+        BadUrl, MissingExtra: no such backend.
+        ConfigurationError: the backend cannot do that.
+    """
+    factory, location = resolve("keyvalue", url)
+    drop = getattr(factory, "drop", None)
+    if drop is None:
+        raise ConfigurationError(
+            "this key-value store is not ours to delete",
+            where="[stores] keyvalue",
+            got=url.partition(":")[0],
+            expected="a store of files, as lmdb:FOLDER",
+            next_step="empty it with its own tools, then headrace online rebuild",
+        )
+    drop(location)
