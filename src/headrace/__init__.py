@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from headrace.evaluation.definition import latency as latency
     from headrace.evaluation.definition import metric as metric
     from headrace.evaluation.definition import model_size as model_size
+    from headrace.evaluation.definition import skew as skew
     from headrace.features.definition import count as count
     from headrace.features.definition import latest as latest
     from headrace.features.definition import max as max
@@ -67,7 +68,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "core.expressions": "Column Expr",
     "core.time": "Date Instant",
-    "evaluation.definition": "gap latency metric model_size",
+    "evaluation.definition": "gap latency metric model_size skew",
     "features.definition": "count latest max mean min on_demand quantile rate stddev sum",
     "features.notebook": "Dataset FeatureGroup training_set",
     "models.definition": "Model model",

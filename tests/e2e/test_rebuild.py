@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from headrace.cli.template import write_project
 from headrace.core.errors import ConfigurationError, Corrupt, GateRefused, Unavailable, UsageError
 from headrace.core.failpoints import armed
 from headrace.core.time import DAY, Instant, SystemClock, VirtualClock
@@ -30,23 +29,12 @@ from headrace.pipelines.view import Silent
 from headrace.storage.streams import open_streams
 
 HEADRACE = [sys.executable, "-m", "headrace.cli"]
-NOW = Instant.parse("2024-06-01T12:00:00Z")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a project that was run once."""
-    folder = tmp_path_factory.mktemp("rebuilt") / "project"
-    write_project(str(folder))
-    file = folder / "orders.py"
-    file.write_text(file.read_text().replace("trials=5", "trials=1"))
-    run(loaded(folder), state=None, seed=1, progress=Silent(), clock=VirtualClock(NOW))
-    return folder
+NOW = Instant.parse("2024-05-02T12:00:00Z")
 
 
 @pytest.fixture
-def folder(trained: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(trained, tmp_path / "project")
+def folder(shop: Path) -> Path:
+    return shop
 
 
 def loaded(folder: Path) -> Project:

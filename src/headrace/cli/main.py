@@ -356,6 +356,28 @@ def backfill(
 
 
 @app.command()
+def verify(
+    target: Default = None,
+    sample: Annotated[int, typer.Option(min=1, help="How many predictions to compare.")] = 200,
+    since: Annotated[
+        str | None,
+        typer.Option(help="How far back: a duration as 7d, or an instant; by default [serving] verify_period."),
+    ] = None,
+    state: State = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Compare features that were served with history, bit for bit; exit with 3 if any differ."""
+    from headrace.pipelines.project import load_project
+    from headrace.pipelines.verify import verify as verify_served
+
+    result = verify_served(load_project(target, env=env, state=state), sample=sample, since=since, state=state)
+    Output(json).show(result)
+    if result["differing"]:
+        raise typer.Exit(3)
+
+
+@app.command()
 def doctor(target: Annotated[str | None, typer.Argument()] = None, state: State = None, json: Json = False) -> None:
     """Check the installation, the settings and the state folder."""
     from headrace.pipelines.doctor import examine

@@ -124,6 +124,9 @@ class ServingSettings(Table):
         default=10**6, description="how often the prediction log is synced to the disk; 0: before each answer"
     )
     window_rows: int = Field(default=100_000, ge=0, description="feature vectors of a day kept for drift monitors")
+    verify_period: Duration = Field(
+        default=7 * DAY, gt=0, description="how far back served features are compared with history"
+    )
 
 
 class Settings(Table):

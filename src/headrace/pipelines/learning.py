@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,16 @@ import pyarrow as pa
 
 from headrace.core.identity import canonical
 from headrace.core.time import DAY, Clock
+from headrace.evaluation.plan import plan_gates
 from headrace.evaluation.record import Evaluation
-from headrace.evaluation.run import Footprint, JudgedRows, evaluate, score_rows
+from headrace.evaluation.run import Footprint, JudgedRows, SkewFact, evaluate, score_rows
+from headrace.features.fingerprint import content_digest
 from headrace.features.offline import training_set
 from headrace.features.record import TrainingSet
 from headrace.models.servable import Servable
 from headrace.monitoring.drift import DriftWatch, reference_profiles, training_history
-from headrace.pipelines.gatekeeper import read_reveals
+from headrace.pipelines.gatekeeper import reveals_table
+from headrace.pipelines.graph import columns_read, group_hashes
 from headrace.pipelines.project import Project
 from headrace.registry.record import Version
 from headrace.registry.run import Registry
@@ -44,7 +47,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Footing:
-    """Hold what a training needs beside the project: stores, clock, seed, threads, and where latencies come from."""
+    """Hold what a training needs beside the project: stores, clock, seed, threads, where latencies come from, and what
+    measures the skew of a sample of served predictions.
+    """
 
     ledger: Ledger
     tables: Tables
@@ -54,13 +59,22 @@ class Footing:
     threads: int
     latency: Mapping[str, float]
     latency_modelled: bool
+    skew: Callable[[int], SkewFact] | None = None
 
 
 def build_training_set(project: Project, footing: Footing, as_of: int) -> TrainingSet:
     """Return the training set as it stands at `as_of`, with the table versions that it follows from."""
-    reveals = read_reveals(footing.tables, project.plan.sources)
-    manifest = {"sources": {name: {"reveals": _known(table, as_of)} for name, table in reveals.items()}}
-    return training_set(project.plan, reveals, as_of=as_of, manifest=manifest | {"arrival": "assumed"})
+    sources: dict[str, dict[str, int]] = {}
+    reveals = {}
+    for source in project.plan.sources:
+        table, described = reveals_table(source.name), footing.tables.describe(reveals_table(source.name))
+        version = None if described is None else described.version
+        reveals[source.name] = footing.tables.read(table, version=version)
+        sources[source.name] = {"reveals": _known(reveals[source.name], as_of), "version": version or 0}
+    manifest = {"sources": sources, "arrival": "assumed", "groups": group_hashes(project.plan)}
+    manifest |= {"reads": columns_read(project.plan)}
+    found = training_set(project.plan, reveals, as_of=as_of, manifest=manifest)
+    return replace(found, manifest={**found.manifest, "content": content_digest(found)})
 
 
 def _known(table: pa.Table, as_of: int) -> int:
@@ -135,6 +149,10 @@ def judge(
         clusters=rows.t[test] // DAY,
     )
     source = "modelled" if footing.latency_modelled else "measured"
-    footprint = Footprint(trained.servable.size, footing.latency, "modelled" if source == "modelled" else "measured")
+    sample = plan_gates(project.pipeline.gates, kind_of(project.pipeline.model)).skew
+    skew = footing.skew(sample) if sample and footing.skew is not None else None
+    footprint = Footprint(
+        trained.servable.size, footing.latency, "modelled" if source == "modelled" else "measured", skew
+    )
     rng = np.random.default_rng([footing.seed, len(rows)])
     return evaluate(project.pipeline.gates, judged, footprint, task=kind_of(project.pipeline.model), rng=rng)

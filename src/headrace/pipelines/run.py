@@ -7,6 +7,7 @@ there, and the same command on the same data does nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from headrace.pipelines.materialize import Fresh, Materializer
 from headrace.pipelines.pinned import reads
 from headrace.pipelines.project import Project
 from headrace.pipelines.stores import Stores, open_stores
+from headrace.pipelines.verify import skew_fact
 from headrace.pipelines.view import Progress, Table, View
 from headrace.registry.run import Registry
 from headrace.sources.definition import SourceDefinition
@@ -160,6 +162,7 @@ class _Run:
             THREADS,
             measure_reads(self.project, self.stores),
             latency_modelled=False,
+            skew=partial(skew_fact, self.project, self.stores),
         )
         candidate = learn(
             self.project,

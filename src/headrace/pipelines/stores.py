@@ -92,8 +92,12 @@ def open_registry(project: Project, state: str | None, *, clock: Clock) -> Itera
 
 
 @contextmanager
-def open_stores(project: Project, state: str | None, *, clock: Clock, write: bool) -> Iterator[Stores]:
+def open_stores(
+    project: Project, state: str | None, *, clock: Clock, write: bool, note: bool = False
+) -> Iterator[Stores]:
     """Open the state folder and its stores; a writer creates what is missing and holds the folder's lock.
+
+    With `note` the ledger alone may be written to, beside a process that holds the lock.
 
     Raises:
         ConfigurationError, Unavailable, Corrupt: as `StateFolder.open` and the stores say.
@@ -101,7 +105,7 @@ def open_stores(project: Project, state: str | None, *, clock: Clock, write: boo
     with ExitStack() as stack:
         folder = stack.enter_context(StateFolder.open(state_path(project, state), clock=clock, write=write))
         urls = project.settings.stores
-        ledger = open_ledger(urls.ledger or folder.url("ledger"), clock=clock, read_only=not write)
+        ledger = open_ledger(urls.ledger or folder.url("ledger"), clock=clock, read_only=not (write or note))
         stack.enter_context(ledger)
         online = open_keyvalue(urls.keyvalue or folder.url("keyvalue"), databases=DATABASES, read_only=not write)
         stack.enter_context(online)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from headrace.pipelines.materialize import Materializer
 from headrace.pipelines.project import Project
 from headrace.pipelines.serve import PipelineService, serve
 from headrace.pipelines.stores import CONTROL, applied_versions, note_applied
+from headrace.pipelines.verify import skew_fact
 from headrace.pipelines.view import Silent
 from headrace.serving.log import read_segment, segments
 from headrace.sources.definition import SourceDefinition
@@ -93,6 +95,7 @@ class Controller:
             THREADS,
             self.service.latency(),
             latency_modelled=False,
+            skew=partial(skew_fact, self.project, self.stores),
         )
         state = ControlState(**kept["control"]) if kept else ControlState(labelled_until=now, serving_since=now)
         gates = Gatekeeper(self.project, stores.ledger, stores.tables, state=kept.get("gatekeeper"), streaming=True)

@@ -110,6 +110,8 @@ class DeltaTables:
             found = delta.to_pyarrow_dataset(filesystem=files).to_table(columns=names, filter=condition)
             return found.cast(pa.schema([schema.field(name) for name in names]))
         except (OSError, DeltaError, pa.ArrowException) as error:
+            if version is not None and isinstance(error, FileNotFoundError):
+                raise self._no_version(table, version, delta) from error
             raise self._damaged(table, error) from error
 
     def describe(self, table: str, *, applications: Sequence[str] = (), history: int = 0) -> Description | None:
@@ -185,12 +187,11 @@ class DeltaTables:
         try:
             delta.load_as_version(version)
         except (DeltaError, OverflowError, ValueError) as error:
-            raise DataError(
-                "no such version",
-                where=self._where(table),
-                got=version,
-                expected=f"0 to {delta.version()}, newer than the last compaction keeps",
-            ) from error
+            raise self._no_version(table, version, delta) from error
+
+    def _no_version(self, table: str, version: int, delta: DeltaTable) -> DataError:
+        expected = f"0 to {delta.version()}, newer than the last compaction keeps"
+        return DataError("no such version", where=self._where(table), got=version, expected=expected)
 
     def _ensure_created(self, table: str, schema: pa.Schema, partition_by: Sequence[str]) -> None:
         """Create the table empty, so that every change begins from a version and none can be applied twice."""
