@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -40,7 +41,18 @@ Env = Annotated[str | None, typer.Option(help="The environment of headrace.toml 
 Host = Annotated[str, typer.Option(help="Where to listen; another than loopback needs --behind-proxy.")]
 Port = Annotated[int, typer.Option(help="The port to listen on.")]
 BehindProxy = Annotated[bool, typer.Option(help="A proxy in front does authentication and TLS.")]
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[FILE:PIPELINE] [WORD]...", help="The pipeline, where there are several; then words."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+def _aimed(words: list[str] | None) -> tuple[str | None, list[str]]:
+    """Part the pipeline, where the first word names one, from the rest."""
+    first, rest = (words[0], words[1:]) if words else ("", [])
+    named = ":" in first.partition("=")[0] or first.endswith(".py") or Path(f"{first}.py").is_file()
+    return (first, rest) if first and named else (None, words or [])
 
 
 def _version(wanted: bool) -> None:
@@ -66,12 +78,12 @@ def new(
 
 
 @app.command()
-def plan(target: Default = None, env: Env = None, json: Json = False) -> None:
-    """Show what would run and why; reads no data."""
+def plan(target: Default = None, state: State = None, env: Env = None, json: Json = False) -> None:
+    """Show what would run and why, and what a changed definition would touch; reads no rows."""
     from headrace.pipelines.plan import describe_plan
     from headrace.pipelines.project import load_project
 
-    Output(json).show(describe_plan(load_project(target, env=env)))
+    Output(json).show(describe_plan(load_project(target, env=env, state=state), state=state))
 
 
 @app.command()
@@ -246,16 +258,31 @@ def runs(target: Default = None, state: State = None, env: Env = None, json: Jso
 
 @app.command()
 def features(
-    target: Target,
-    search: Annotated[str, typer.Argument(help="Words to look for.")] = "",
+    words: Words = None,
+    health: Annotated[bool, typer.Option("--health", help="Measure freshness, coverage and null rates.")] = False,
+    state: State = None,
     env: Env = None,
     json: Json = False,
 ) -> None:
-    """List the features with their moments, sources and types."""
-    from headrace.pipelines.inspect import list_features
+    """Search the catalogue of features: names, owners, descriptions, tags, columns, and who uses each."""
+    from headrace.pipelines.catalogue import list_features
     from headrace.pipelines.project import load_project
 
-    Output(json).show(list_features(load_project(target, env=env), search))
+    target, rest = _aimed(words)
+    project = load_project(target, env=env, state=state)
+    Output(json).show(list_features(project, " ".join(rest), state=state, health=health))
+
+
+@app.command()
+def lineage(words: Words = None, state: State = None, env: Env = None, json: Json = False) -> None:
+    """Follow a column, feature or model version: what it follows from, and what follows from it."""
+    from headrace.pipelines.lineage import lineage as follow
+    from headrace.pipelines.project import load_project
+
+    target, rest = _aimed(words)
+    if len(rest) != 1:
+        raise typer.BadParameter("one name is needed: a column, feature, group, source or version")
+    Output(json).show(follow(load_project(target, env=env, state=state), rest[0], state=state))
 
 
 @app.command()
@@ -352,6 +379,40 @@ def backfill(
     project = load_project(target, env=env, state=state)
     with out.progress() as progress:
         result = materialize(project, groups=group or [], state=state, progress=progress)
+    out.show(result)
+
+
+@app.command()
+def reproduce(
+    words: Words = None,
+    to: Annotated[str | None, typer.Option(help="Write the training set to this Parquet file.")] = None,
+    state: State = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Build a version's training set again and compare it with what was trained on; exit with 1 if it differs."""
+    from headrace.pipelines.project import load_project
+    from headrace.pipelines.reproduce import reproduce as build_again
+
+    target, rest = _aimed(words)
+    if len(rest) != 1:
+        raise typer.BadParameter("one version is needed, as v3")
+    result = build_again(load_project(target, env=env, state=state), rest[0], to=to, state=state)
+    Output(json).show(result)
+    if not result["same"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def compact(target: Default = None, state: State = None, env: Env = None, json: Json = False) -> None:
+    """Merge the tables' small files, cluster them by key and time, and drop versions past [offline] retention."""
+    from headrace.pipelines.compact import compact as compact_tables
+    from headrace.pipelines.project import load_project
+
+    out = Output(json)
+    project = load_project(target, env=env, state=state)
+    with out.progress() as progress:
+        result = compact_tables(project, state=state, progress=progress)
     out.show(result)
 
 

@@ -129,6 +129,16 @@ class ServingSettings(Table):
     )
 
 
+class OfflineSettings(Table):
+    """Say how long what was can be read again."""
+
+    retention: Duration = Field(
+        default=30 * DAY,
+        gt=0,
+        description="how long old versions of tables are kept, so that training sets can be rebuilt",
+    )
+
+
 class Settings(Table):
     """Hold a project's settings; every value has a default."""
 
@@ -137,6 +147,7 @@ class Settings(Table):
     stores: StoreSettings = StoreSettings()
     serving: ServingSettings = ServingSettings()
     limits: LimitSettings = LimitSettings()
+    offline: OfflineSettings = OfflineSettings()
     alerts: dict[str, str] = Field(
         default={}, repr=False, description="channel = URL, as ops = stderr: or ops = file:PATH"
     )

@@ -19,6 +19,7 @@ from headrace.features.plan import GroupPlan
 from headrace.features.repair import backfill, repair
 from headrace.features.stream import COVERED, DATABASE, StreamPath
 from headrace.pipelines.gatekeeper import read_reveals, reveals_table
+from headrace.pipelines.graph import group_hashes
 from headrace.pipelines.project import Project
 from headrace.pipelines.stores import (
     CONTROL,
@@ -48,12 +49,16 @@ class Fresh:
 
 @dataclass(frozen=True)
 class Materialized:
-    """Hold what was done: reveals applied, keys filled from history in which groups, and the newest applied arrival."""
+    """Hold what was done: reveals applied, keys filled from history in which groups, and the newest applied arrival.
+
+    `rows` counts the reveals that were read for it.
+    """
 
     reveals: int
     keys: int
     filled: tuple[str, ...]
     newest: int
+    rows: int
 
 
 class Materializer:
@@ -80,7 +85,8 @@ class Materializer:
             missing = self.path.uncovered(snapshot.getter(DATABASE))
         applied = self._apply_missing(self._behind(fresh or {}))
         keys = self.fill(missing) if missing else 0
-        done = Materialized(applied, keys, tuple(group.definition.name for group in missing), self.newest())
+        names = tuple(group.definition.name for group in missing)
+        done = Materialized(applied, keys, names, self.newest(), applied + self._rows(missing))
         self.record(done, time.perf_counter() - began)
         return done
 
@@ -100,8 +106,14 @@ class Materializer:
     def record(self, done: Materialized, seconds: float) -> None:
         """Enter into the ledger what was materialized and how long it took: the next one's cost is estimated from it."""
         if done.reveals or done.keys:
-            groups = {group.definition.name: group.hash for group in self.project.plan.groups}
-            body = {"groups": groups, "reveals": done.reveals, "keys": done.keys, "filled": list(done.filled)}
+            groups = group_hashes(self.project.plan)
+            body: dict[str, Any] = {
+                "groups": groups,
+                "reveals": done.reveals,
+                "keys": done.keys,
+                "filled": list(done.filled),
+            }
+            body |= {"rows": done.rows}
             entry = Entry(MATERIALIZED, self.project.name, body | {"measured": {"seconds": round(seconds, 3)}})
             self.stores.ledger.append([entry])
 
@@ -188,7 +200,7 @@ class Materializer:
         with self.stores.online.write() as transaction:
             self.path.cover(transaction)
             transaction.delete(CONTROL, REBUILD)
-        found = Materialized(total, 0, (), self.newest())
+        found = Materialized(total, 0, (), self.newest(), total)
         self.record(found, time.perf_counter() - began)
         return found
 
@@ -242,7 +254,8 @@ class Materializer:
             self.drop(lane.prefix)
         with self.stores.online.read() as snapshot:
             missing = self.path.uncovered(snapshot.getter(DATABASE))
-        found = Materialized(0, self.fill(missing), tuple(g.definition.name for g in missing), self.newest())
+        names, rows = tuple(g.definition.name for g in missing), self._rows(missing)
+        found = Materialized(0, self.fill(missing), names, self.newest(), rows)
         self.record(found, time.perf_counter() - began)
         return found
 
@@ -250,6 +263,12 @@ class Materializer:
         """Return the digest of what reads can see."""
         with self.stores.online.read() as snapshot:
             return state_digest(snapshot, self.project.plan)
+
+    def _rows(self, groups: Sequence[GroupPlan]) -> int:
+        """Return how many reveals filling some groups reads."""
+        names = {lane.source.name for group in groups for lane in group.lanes}
+        described = [self.stores.tables.describe(reveals_table(name)) for name in names]
+        return sum(d.rows for d in described if d is not None)
 
     def _reveals(self) -> Mapping[str, pa.Table]:
         return read_reveals(self.stores.tables, self.project.plan.sources)

@@ -83,8 +83,8 @@ class _Run:
     def identity(self, as_of: int) -> str:
         """Return the id of the run: what it follows from."""
         described = [self.stores.tables.describe(reveals_table(s.name)) for s in self.project.plan.sources]
-        versions = [None if d is None else d.version for d in described]
-        return content_hash([self.project.target, self.project.plan.hash, versions, self.seed, as_of])[:16]
+        rows = [None if d is None else d.rows for d in described]  # compaction gives the same rows another version
+        return content_hash([self.project.target, self.project.plan.hash, rows, self.seed, as_of])[:16]
 
     def ingest(self, source: SourceDefinition, place: int, total: int) -> Ingested:
         """Read a source, drop what is known already, validate the rest and append it to its table."""

@@ -22,6 +22,7 @@ from headrace.storage.tables.schema import ensure_columns, ensure_fits, expressi
 
 ATTEMPTS = 20
 MILLISECOND = 1_000
+LOG_RETENTION, LOG_DAYS = "delta.logRetentionDuration", 30
 
 
 class DeltaTables:
@@ -143,10 +144,13 @@ class DeltaTables:
         self._existing(table)
         return self._change(table, position, write)
 
-    def compact(self, table: str, *, retain: int) -> int:
+    def compact(self, table: str, *, retain: int, cluster_by: Sequence[str] = ()) -> int:
         """Merge small files, and remove the files that no version of the last `retain` microseconds needs."""
-        self._existing(table)
-        self._change(table, None, lambda delta: delta.optimize.compact())
+        delta = self._existing(table)
+        ensure_columns(_columns(delta).names, cluster_by, self._where(table))
+        self._keep_log(table, delta, retain)
+        if not _compacted(delta):
+            self._change(table, None, lambda delta: _merge(delta, cluster_by))
         delta = self._existing(table)
         with _private_files, self._writing(table):
             # Only a full vacuum finds what killed writers left; it must not meet one that is still writing.
@@ -154,6 +158,12 @@ class DeltaTables:
                 retention_hours=retain // HOUR, dry_run=False, enforce_retention_duration=False, full=retain >= DAY
             )
         return len(removed)
+
+    def _keep_log(self, table: str, delta: DeltaTable, retain: int) -> None:
+        """Let the table keep its log as long as its versions; Delta's own default is 30 days."""
+        wanted = f"interval {max(retain // DAY + 1, LOG_DAYS)} days"
+        if delta.metadata().configuration.get(LOG_RETENTION, f"interval {LOG_DAYS} days") != wanted:
+            self._change(table, None, lambda delta: delta.alter.set_table_properties({LOG_RETENTION: wanted}))
 
     def _where(self, table: str) -> str:
         return f"table {table} in delta:{self._root}"
@@ -284,6 +294,23 @@ _private_files = _PrivateFiles()
 
 def _columns(delta: DeltaTable) -> pa.Schema:
     return pa.schema(delta.schema().to_arrow())
+
+
+def _merge(delta: DeltaTable, cluster_by: Sequence[str]) -> None:
+    if cluster_by:
+        delta.optimize.z_order(list(cluster_by))
+    else:
+        delta.optimize.compact()
+
+
+def _compacted(delta: DeltaTable) -> bool:
+    """Tell whether nothing was written since the last compaction; clustering would write every row again."""
+    for entry in delta.history(8):
+        if entry["operation"] == "OPTIMIZE":
+            return True
+        if entry["operation"] not in ("VACUUM START", "VACUUM END", "SET TBLPROPERTIES"):
+            return False
+    return False
 
 
 def _properties(position: Position | None) -> CommitProperties | None:
