@@ -417,6 +417,35 @@ def compact(target: Default = None, state: State = None, env: Env = None, json: 
 
 
 @app.command()
+def erase(
+    words: Words = None,
+    why: Annotated[str, typer.Option(help="The reason, for the audit trail; it must not name the value.")] = "",
+    source: Annotated[str | None, typer.Option(help="Only this source's column.")] = None,
+    group: Annotated[str | None, typer.Option(help="Only the key of this feature group.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without it only say what would go.")] = False,
+    state: State = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Erase every trace of one key, COLUMN=VALUE; exit with 3 if some cannot be erased. Resumes after a crash."""
+    from headrace.pipelines.erase import erase as erase_key
+    from headrace.pipelines.project import load_project
+
+    target, rest = _aimed(words)
+    if len(rest) != 1:
+        raise typer.BadParameter("one key is needed, as Orders.shop=shop-3")
+    out = Output(json)
+    project = load_project(target, env=env, state=state)
+    with out.progress() as progress:
+        result = erase_key(
+            project, rest[0], source=source, group=group, why=why, yes=yes, state=state, progress=progress
+        )
+    out.show(result)
+    if any(result.data.get("left", {}).values()):
+        raise typer.Exit(3)
+
+
+@app.command()
 def verify(
     target: Default = None,
     sample: Annotated[int, typer.Option(min=1, help="How many predictions to compare.")] = 200,

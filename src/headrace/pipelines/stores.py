@@ -133,9 +133,6 @@ def renew_online(
 
     `purge(key, value)` returns what stays of the control loop's own memory, None for nothing; without it all of that goes
     too, as where the files cannot be read. Killed in between, the same call goes on.
-
-    Raises:
-        ConfigurationError: the store is not one of files.
     """
     with StateFolder.open(state_path(project, state), clock=clock, write=True) as folder:
         url = project.settings.stores.keyvalue or folder.url("keyvalue")
@@ -146,7 +143,7 @@ def renew_online(
             packed = orjson.dumps([[key.hex(), value.hex()] for key, value in rows if value is not None])
             write_atomically(kept, packed, temporary=kept.with_suffix(".new"), failpoint="renew")
         reach("renew.before_drop")
-        drop_keyvalue(url)
+        drop_keyvalue(url, DATABASES)
         reach("renew.after_drop")
         with open_keyvalue(url, databases=DATABASES) as store, store.write() as transaction:
             for key, value in orjson.loads(kept.read_bytes()) if kept.exists() else []:

@@ -113,8 +113,8 @@ class Controller:
         for segment in segments(folder):
             if segment < seen[0]:
                 continue
-            for number, prediction in enumerate(read_segment(folder, segment)):
-                if (segment, number) >= seen:
+            for prediction in read_segment(folder, segment):
+                if (segment, int(prediction.id.rpartition("-")[2])) >= seen:
                     loop.recall(prediction)
         with self.stores.online.read() as snapshot:
             get = snapshot.getter(DATABASE)

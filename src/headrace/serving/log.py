@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from headrace.core.failpoints import reach
 from headrace.features.record import OK, STATUS, FeatureColumn, FeatureVector
 from headrace.serving import record
 from headrace.serving.record import FIXED, FRAME, MEASURED, NAME, NO_DECISION, Prediction, Shadow, prediction_id
+from headrace.storage.paths import write_atomically
 
 GROUP_BYTES = 1 << 20
 WINDOW = 100_000
@@ -341,6 +342,37 @@ def _decode(
         applied=applied,
         in_step=header.get("in_step", False),
     )
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """Hold what a segment is after some predictions were taken out: how many, its digest now, and how many are left."""
+
+    removed: int
+    digest: str
+    rows: int
+
+
+def rewrite_segment(folder: Path, segment: int, drop: Callable[[Prediction], bool]) -> Rewritten:
+    """Take predictions out of a segment for good; the others keep their ids. Nobody may be writing to it.
+
+    Killed in between, the segment is as it was or as it shall be.
+
+    Raises:
+        UsageError: there is no such segment.
+        Corrupt: the file is damaged.
+    """
+    path, written, removed = folder / segment_name(segment), bytearray(), 0
+    predictions = read_segment(folder, segment)
+    for body in _frames_of(folder, segment):
+        if body[0] == record.KIND_PREDICTION and drop(next(predictions)):
+            removed += 1
+        else:
+            written += FRAME.pack(len(body), length_check(len(body)), zlib.crc32(body)) + body
+    if removed:
+        write_atomically(path, bytes(written), temporary=folder / "segment.new", failpoint="predictions.rewrite")
+    digest, rows = segment_digest(folder, segment)
+    return Rewritten(removed, digest, rows)
 
 
 def find(folder: Path, wanted: str) -> Prediction:

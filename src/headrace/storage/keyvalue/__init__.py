@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from headrace.core.errors import ConfigurationError
 from headrace.storage.backends import resolve
 from headrace.storage.keyvalue.protocol import Access, Capabilities, Get, KeyValue, Snapshot, Transaction
 
@@ -61,21 +60,21 @@ def examine_keyvalue(url: str) -> None:
         examine(location)
 
 
-def drop_keyvalue(url: str) -> None:
-    """Delete a store with everything in it, also one that is too damaged to open; nobody may have it open.
+def drop_keyvalue(url: str, databases: Sequence[str]) -> None:
+    """Delete all that a store holds, so that of files no byte stays; nobody may have it open.
+
+    Files go also where they are too damaged to open; of a server's store the named databases are emptied.
 
     Raises:
         BadUrl, MissingExtra: no such backend.
-        ConfigurationError: the backend cannot do that.
+        Unavailable: it cannot be opened.
     """
     factory, location = resolve("keyvalue", url)
     drop = getattr(factory, "drop", None)
-    if drop is None:
-        raise ConfigurationError(
-            "this key-value store is not ours to delete",
-            where="[stores] keyvalue",
-            got=url.partition(":")[0],
-            expected="a store of files, as lmdb:FOLDER",
-            next_step="empty it with its own tools, then headrace online rebuild",
-        )
-    drop(location)
+    if drop is not None:
+        drop(location)
+        return
+    with open_keyvalue(url, databases=databases) as store, store.write() as transaction:
+        for database in databases:
+            for key in [key for key, _ in transaction.items(database)]:
+                transaction.delete(database, key)

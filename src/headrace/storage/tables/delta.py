@@ -159,6 +159,30 @@ class DeltaTables:
             )
         return len(removed)
 
+    def forget_history(self, table: str) -> None:
+        """Remove everything that is not of the newest version: files, also what killed writers left, and the log.
+
+        The log tells the least and greatest values of each file and what was deleted, so it goes as well. Numbers of
+        versions and committed positions stay. Nobody may be writing.
+        """
+        delta = self._existing(table)
+        before = delta.metadata().configuration.get(LOG_RETENTION, f"interval {LOG_DAYS} days")
+        with _private_files, self._writing(table):
+            delta.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False, full=True)
+            delta.alter.set_table_properties({LOG_RETENTION: "interval 0 seconds"})
+            delta = self._existing(table)
+            delta.create_checkpoint()
+            delta.cleanup_metadata()
+            self._drop_log(table, delta.version())
+            delta.alter.set_table_properties({LOG_RETENTION: before})
+
+    def _drop_log(self, table: str, version: int) -> None:
+        """Remove entries of the log before a checkpoint; delta-rs leaves those of this very second."""
+        for entry in (self._path(table) / "_delta_log").iterdir():
+            number = entry.name.partition(".")[0]
+            if number.isdigit() and int(number) < version:
+                entry.unlink()
+
     def _keep_log(self, table: str, delta: DeltaTable, retain: int) -> None:
         """Let the table keep its log as long as its versions; Delta's own default is 30 days."""
         wanted = f"interval {max(retain // DAY + 1, LOG_DAYS)} days"
