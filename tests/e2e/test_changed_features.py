@@ -99,7 +99,7 @@ def test_a_new_feature_is_filled_from_history_and_the_old_model_is_not_served_it
     assert refused.value.exit_code == 3
 
 
-@pytest.mark.parametrize("point", ["keyvalue.after_commit:kill:4", "keyvalue.after_commit:kill:2"])
+@pytest.mark.parametrize("point", ["keyvalue.after_commit:kill:3", "keyvalue.after_commit:kill:2"])
 def test_a_backfill_that_was_killed_is_done_again(folder: Path, point: str) -> None:
     changed = change(folder)
     killed = subprocess.run(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from headrace.cli.features import verbs as feature_verbs
+from headrace.cli.options import BehindProxy, Default, Env, Host, Json, Port, State, Target
 from headrace.cli.output import Output, finish
 from headrace.core.version import __version__
 
@@ -20,39 +21,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-online = typer.Typer(help="Look after the online store.", no_args_is_help=True)
 audit_app = typer.Typer(help="Read and check the ledger.", no_args_is_help=True)
-app.add_typer(online, name="online")
+app.add_typer(feature_verbs)
 app.add_typer(audit_app, name="audit")
 
 # Python looks for cycles after every 700 new containers; rows and reveals are none. This saves 14 % of a replay.
 COLLECT = (50_000, 20, 100)
-
-Target = Annotated[str, typer.Argument(metavar="FILE:PIPELINE", help="The pipeline, as in flights:pipeline.")]
-Default = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="FILE:PIPELINE",
-        help="The pipeline, as in flights:pipeline; by default that of [project] modules in headrace.toml.",
-    ),
-]
-State = Annotated[str | None, typer.Option(help="The state folder; by default the one in headrace.toml.")]
-Env = Annotated[str | None, typer.Option(help="The environment of headrace.toml to use.")]
-Host = Annotated[str, typer.Option(help="Where to listen; another than loopback needs --behind-proxy.")]
-Port = Annotated[int, typer.Option(help="The port to listen on.")]
-BehindProxy = Annotated[bool, typer.Option(help="A proxy in front does authentication and TLS.")]
-Words = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[FILE:PIPELINE] [WORD]...", help="The pipeline, where there are several; then words."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-
-
-def _aimed(words: list[str] | None) -> tuple[str | None, list[str]]:
-    """Part the pipeline, where the first word names one, from the rest."""
-    first, rest = (words[0], words[1:]) if words else ("", [])
-    named = ":" in first.partition("=")[0] or first.endswith(".py") or Path(f"{first}.py").is_file()
-    return (first, rest) if first and named else (None, words or [])
 
 
 def _version(wanted: bool) -> None:
@@ -257,35 +231,6 @@ def runs(target: Default = None, state: State = None, env: Env = None, json: Jso
 
 
 @app.command()
-def features(
-    words: Words = None,
-    health: Annotated[bool, typer.Option("--health", help="Measure freshness, coverage and null rates.")] = False,
-    state: State = None,
-    env: Env = None,
-    json: Json = False,
-) -> None:
-    """Search the catalogue of features: names, owners, descriptions, tags, columns, and who uses each."""
-    from headrace.pipelines.catalogue import list_features
-    from headrace.pipelines.project import load_project
-
-    target, rest = _aimed(words)
-    project = load_project(target, env=env, state=state)
-    Output(json).show(list_features(project, " ".join(rest), state=state, health=health))
-
-
-@app.command()
-def lineage(words: Words = None, state: State = None, env: Env = None, json: Json = False) -> None:
-    """Follow a column, feature or model version: what it follows from, and what follows from it."""
-    from headrace.pipelines.lineage import lineage as follow
-    from headrace.pipelines.project import load_project
-
-    target, rest = _aimed(words)
-    if len(rest) != 1:
-        raise typer.BadParameter("one name is needed: a column, feature, group, source or version")
-    Output(json).show(follow(load_project(target, env=env, state=state), rest[0], state=state))
-
-
-@app.command()
 def incidents(target: Default = None, state: State = None, env: Env = None, json: Json = False) -> None:
     """List incidents, the newest first."""
     from headrace.pipelines.inspect import list_incidents
@@ -342,129 +287,6 @@ def audit_log(
     from headrace.pipelines.project import load_project
 
     Output(json).show(list_records(load_project(target, env=env, state=state), kind=kind, limit=limit, state=state))
-
-
-@online.command("rebuild")
-def online_rebuild(
-    target: Default = None,
-    group: Annotated[str | None, typer.Option(help="Rebuild only this feature group.")] = None,
-    state: State = None,
-    env: Env = None,
-    json: Json = False,
-) -> None:
-    """Rebuild the online store from the offline tables; a damaged one is replaced. Resumes after a crash."""
-    from headrace.pipelines.materialize import rebuild_online
-    from headrace.pipelines.project import load_project
-
-    out = Output(json)
-    project = load_project(target, env=env, state=state)
-    with out.progress() as progress:
-        result = rebuild_online(project, group=group, state=state, progress=progress)
-    out.show(result)
-
-
-@app.command()
-def backfill(
-    target: Default = None,
-    group: Annotated[list[str] | None, typer.Option(help="Fill this group again; may be repeated.")] = None,
-    state: State = None,
-    env: Env = None,
-    json: Json = False,
-) -> None:
-    """Bring the online features up to the offline tables, without training. Resumes after a crash."""
-    from headrace.pipelines.materialize import materialize
-    from headrace.pipelines.project import load_project
-
-    out = Output(json)
-    project = load_project(target, env=env, state=state)
-    with out.progress() as progress:
-        result = materialize(project, groups=group or [], state=state, progress=progress)
-    out.show(result)
-
-
-@app.command()
-def reproduce(
-    words: Words = None,
-    to: Annotated[str | None, typer.Option(help="Write the training set to this Parquet file.")] = None,
-    state: State = None,
-    env: Env = None,
-    json: Json = False,
-) -> None:
-    """Build a version's training set again and compare it with what was trained on; exit with 1 if it differs."""
-    from headrace.pipelines.project import load_project
-    from headrace.pipelines.reproduce import reproduce as build_again
-
-    target, rest = _aimed(words)
-    if len(rest) != 1:
-        raise typer.BadParameter("one version is needed, as v3")
-    result = build_again(load_project(target, env=env, state=state), rest[0], to=to, state=state)
-    Output(json).show(result)
-    if not result["same"]:
-        raise typer.Exit(1)
-
-
-@app.command()
-def compact(target: Default = None, state: State = None, env: Env = None, json: Json = False) -> None:
-    """Merge the tables' small files, cluster them by key and time, and drop versions past [offline] retention."""
-    from headrace.pipelines.compact import compact as compact_tables
-    from headrace.pipelines.project import load_project
-
-    out = Output(json)
-    project = load_project(target, env=env, state=state)
-    with out.progress() as progress:
-        result = compact_tables(project, state=state, progress=progress)
-    out.show(result)
-
-
-@app.command()
-def erase(
-    words: Words = None,
-    why: Annotated[str, typer.Option(help="The reason, for the audit trail; it must not name the value.")] = "",
-    source: Annotated[str | None, typer.Option(help="Only this source's column.")] = None,
-    group: Annotated[str | None, typer.Option(help="Only the key of this feature group.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it; without it only say what would go.")] = False,
-    state: State = None,
-    env: Env = None,
-    json: Json = False,
-) -> None:
-    """Erase every trace of one key, COLUMN=VALUE; exit with 3 if some cannot be erased. Resumes after a crash."""
-    from headrace.pipelines.erase import erase as erase_key
-    from headrace.pipelines.project import load_project
-
-    target, rest = _aimed(words)
-    if len(rest) != 1:
-        raise typer.BadParameter("one key is needed, as Orders.shop=shop-3")
-    out = Output(json)
-    project = load_project(target, env=env, state=state)
-    with out.progress() as progress:
-        result = erase_key(
-            project, rest[0], source=source, group=group, why=why, yes=yes, state=state, progress=progress
-        )
-    out.show(result)
-    if any(result.data.get("left", {}).values()):
-        raise typer.Exit(3)
-
-
-@app.command()
-def verify(
-    target: Default = None,
-    sample: Annotated[int, typer.Option(min=1, help="How many predictions to compare.")] = 200,
-    since: Annotated[
-        str | None,
-        typer.Option(help="How far back: a duration as 7d, or an instant; by default [serving] verify_period."),
-    ] = None,
-    state: State = None,
-    env: Env = None,
-    json: Json = False,
-) -> None:
-    """Compare features that were served with history, bit for bit; exit with 3 if any differ."""
-    from headrace.pipelines.project import load_project
-    from headrace.pipelines.verify import verify as verify_served
-
-    result = verify_served(load_project(target, env=env, state=state), sample=sample, since=since, state=state)
-    Output(json).show(result)
-    if result["differing"]:
-        raise typer.Exit(3)
 
 
 @app.command()
