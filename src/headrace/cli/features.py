@@ -37,18 +37,26 @@ def online_rebuild(
 def backfill(
     target: Default = None,
     group: Annotated[list[str] | None, typer.Option(help="Fill this group again; may be repeated.")] = None,
+    start: Annotated[str | None, typer.Option("--from", help="Write rows with features from this day on.")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="The day after the last.")] = None,
     state: State = None,
     env: Env = None,
     json: Json = False,
 ) -> None:
-    """Bring the online features up to the offline tables, without training. Resumes after a crash."""
+    """Bring the online features up to the tables; with --from and --to write a span's features as a table."""
     from headrace.pipelines.materialize import materialize
     from headrace.pipelines.project import load_project
+    from headrace.pipelines.ranges import materialize_range
 
+    if (start is None) != (end is None) or (start is not None and group):
+        raise typer.BadParameter("a span needs --from and --to, and has every group")
     out = Output(json)
     project = load_project(target, env=env, state=state)
     with out.progress() as progress:
-        result = materialize(project, groups=group or [], state=state, progress=progress)
+        if start is not None and end is not None:
+            result = materialize_range(project, start, end, state=state, progress=progress)
+        else:
+            result = materialize(project, groups=group or [], state=state, progress=progress)
     out.show(result)
 
 

@@ -170,3 +170,20 @@ def test_a_reader_goes_on_where_it_stopped_without_walking_again(tmp_path: Path)
         assert [message.data for message in store.read("s", 3)] == ALL[3:]
         with pytest.raises(Corrupt):
             store.read("s", 0)
+
+
+def test_redacted_records_are_empty_under_their_positions_and_the_rest_stands(tmp_path: Path) -> None:
+    clock = VirtualClock(Instant(5))
+    with open_streams(f"log:{tmp_path}", clock=clock, segment_bytes=200) as streams:
+        for number in range(20):
+            streams.append("s", [b"keep %d" % number, b"SECRET %d" % number])
+        before = streams.read("s", 0)
+        assert streams.redact("s", lambda data: b"SECRET" in data) == 20  # type: ignore[attr-defined]
+        after = streams.read("s", 0)
+        assert [(m.position, m.arrival) for m in after] == [(m.position, m.arrival) for m in before]
+        assert [m.data for m in after] == [b"{}" if m.position % 2 else m.data for m in before]
+        assert streams.redact("s", lambda data: b"SECRET" in data) == 0  # type: ignore[attr-defined]
+        assert streams.append("s", [b"on"]).start == 40
+    assert not any(b"SECRET" in path.read_bytes() for path in (tmp_path / "s").iterdir())
+    with open_streams(f"log:{tmp_path}", clock=clock) as streams:
+        assert [m.data for m in streams.read("s", 38)] == [b"keep 19", b"{}", b"on"]
