@@ -21,6 +21,7 @@ from headrace.core.errors import UsageError
 from headrace.core.time import DAY, Instant, SystemClock, VirtualClock
 from headrace.pipelines.erase import erase
 from headrace.pipelines.project import Project, load_project
+from headrace.pipelines.ranges import materialize_range
 from headrace.pipelines.serve import PipelineService
 from headrace.pipelines.stores import open_stores
 from headrace.pipelines.up import Controller
@@ -104,12 +105,17 @@ def test_no_byte_of_an_erased_key_is_left_and_the_rest_is_whole(folder: Path) ->
     assert not shown["erased"] and shown["rows"]["Orders"] > 300 and "--yes does it" in shown.notes[0]
     assert set(held(folder)) == before
     project = loaded(folder)
+    derived = materialize_range(project, "2024-02-01", "2024-02-03", state=None, progress=Silent())
     with open_stores(project, None, clock=SystemClock(), write=False) as stores:
         rows, version = stores.tables.read("reveals_orders"), stores.tables.describe("reveals_orders")
         head = stores.ledger.head()
     view = erased(folder)
     assert list(held(folder)) == []
     assert view["left"] == {"files": (), "records": ()}
+    assert view["rows with features"] == derived["rows"] == 120
+    again = materialize_range(project, "2024-02-01", "2024-02-03", state=None, progress=Silent())
+    assert 100 < again["rows"] < 120
+    assert list(held(folder)) == []
     assert (view["predictions"], view["records of streams"], view["rows set aside"], view["profiles"]) == (2, 6, 4, 1)
     with open_stores(project, None, clock=SystemClock(), write=False) as stores:
         ids = set(rows.filter(pc.equal(rows["shop"], KEY))["_row_id"].to_pylist())

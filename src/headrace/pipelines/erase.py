@@ -29,6 +29,7 @@ from headrace.pipelines.gatekeeper import QUARANTINE, reveals_table
 from headrace.pipelines.learning import PROFILE
 from headrace.pipelines.materialize import Materializer, find_group
 from headrace.pipelines.project import Project
+from headrace.pipelines.ranges import PREFIX
 from headrace.pipelines.remains import Remains, remains_of
 from headrace.pipelines.stores import Stores, open_stores, renew_online
 from headrace.pipelines.view import Progress, Table, View
@@ -212,6 +213,7 @@ class _Eraser:
             ("records of streams", self.streams),
             ("rows set aside", self.set_aside),
             ("profiles", self.profiles),
+            ("rows with features", self.derived),
             ("reveals", self.tables),
         ]
         for place, (name, step) in enumerate(steps):
@@ -229,6 +231,13 @@ class _Eraser:
                 continue
             erased += self._keep(name, lambda table, rows=rows: pc.invert(pc.is_in(table[ROW_ID], pa.array(rows))))  # type: ignore[misc]
         return erased
+
+    def derived(self) -> int:
+        """Empty the tables of spans with features, of every definition; `headrace backfill` writes them again."""
+        names: Sequence[str] = getattr(self.stores.tables, "names", tuple)()
+        return sum(
+            self._keep(name, lambda table: pa.array([False] * len(table))) for name in names if name.startswith(PREFIX)
+        )
 
     def _keep(self, name: str, kept: Callable[[pa.Table], Any]) -> int:
         table = self.stores.tables.read(name)

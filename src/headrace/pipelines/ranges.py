@@ -20,6 +20,7 @@ from headrace.pipelines.view import Progress, Table, View
 from headrace.sources.record import ARRIVAL
 from headrace.storage.tables.protocol import Position
 
+PREFIX = "features_"
 AT_ONCE = 31  # days that are computed together; each is its own commit
 DAY_COLUMN, AT_COLUMN, LABEL_COLUMN = "_day", "_at", "_label"
 
@@ -56,7 +57,7 @@ def materialize_range(
 class _Ranges:
     def __init__(self, project: Project, stores: Stores) -> None:
         self.project, self.stores, self.plan = project, stores, project.plan
-        self.table = f"features_{project.name.replace('.', '_')}_{self.plan.hash[:8]}"
+        self.table = f"{PREFIX}{project.name.replace('.', '_')}_{self.plan.hash[:8]}"
         self.reveals, versions = {}, 0
         for source in self.plan.sources:
             name = reveals_table(source.name)

@@ -159,6 +159,10 @@ class DeltaTables:
             )
         return len(removed)
 
+    def names(self) -> list[str]:
+        """Return the names of all tables."""
+        return sorted(e.name for e in self._root.iterdir() if e.is_dir()) if self._root.is_dir() else []
+
     def forget_history(self, table: str) -> None:
         """Remove everything that is not of the newest version: files, also what killed writers left, and the log.
 
@@ -208,12 +212,11 @@ class DeltaTables:
     def _existing(self, table: str) -> DeltaTable:
         delta = self._open(table)
         if delta is None:
-            known = [entry.name for entry in self._root.iterdir()] if self._root.is_dir() else []
             raise DataError(
                 "no such table",
                 where=f"delta:{self._root}",
                 got=table,
-                next_step=did_you_mean(table, known) or "headrace run, which fills tables",
+                next_step=did_you_mean(table, self.names()) or "headrace run, which fills tables",
             )
         return delta
 
