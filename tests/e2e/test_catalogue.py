@@ -11,7 +11,7 @@ import typer
 
 from headrace.cli.main import app
 from headrace.core.errors import DataError, DefinitionError, GateRefused, UnknownColumn
-from headrace.core.time import DAY, Instant, VirtualClock
+from headrace.core.time import DAY, SECOND, Instant, VirtualClock
 from headrace.pipelines.catalogue import list_features
 from headrace.pipelines.health import measure_health
 from headrace.pipelines.lineage import lineage
@@ -22,6 +22,7 @@ from headrace.pipelines.run import run
 from headrace.pipelines.serve import PipelineService
 from headrace.pipelines.stores import open_stores
 from headrace.pipelines.view import Silent
+from headrace.serving.http import Metrics
 
 NOW = Instant.parse("2024-05-02T12:00:00Z")
 SHOP = "class Shop(hr.FeatureGroup, of=Orders, entity=Orders.shop):\n"
@@ -127,9 +128,14 @@ def test_health_tells_freshness_coverage_and_null_rates(shop: Path) -> None:
         service = PipelineService(project, stores, clock)
         asked = {"placed": NOW.isoformat(), "items": 4}
         service.predict([asked | {"order_id": f"n{i}", "shop": "shop-3" if i < 8 else "shop-99"} for i in range(10)])
+        metrics = Metrics()
+        metrics.filled = service.filled
+        page = metrics.page().decode()
         service.log.close()
+    assert 'headrace_feature_coverage{feature="Shop.hours[7d]"} 0.8' in page
     found = measure_health(project, state=None, clock=clock)
     (fresh,) = found.sources
+    assert f"headrace_online_lag_seconds {(fresh.lag or 0) / SECOND}" in page
     assert fresh.applied and fresh.newest is not None and fresh.lag == clock.now() - fresh.newest
     week = found.features["Shop.hours[7d]"]
     assert (week.served, week.coverage) == (10, 0.8)

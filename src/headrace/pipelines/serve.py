@@ -19,6 +19,7 @@ from headrace.core.errors import ConfigurationError, HeadraceError, Unavailable
 from headrace.core.time import DAY, SECOND, Clock, Instant, SystemClock
 from headrace.features.offline import direct_columns
 from headrace.features.online import OnlineFeatures
+from headrace.features.record import OK
 from headrace.features.stream import DATABASE, StreamPath, moment_of_read
 from headrace.monitoring.drift import VectorBlock
 from headrace.pipelines.latency import MeasuredStopwatch, measure_reads
@@ -29,7 +30,7 @@ from headrace.pipelines.stores import CONTROL, REBUILD, Stores, applied_versions
 from headrace.registry.run import Registry
 from headrace.serving.connection import connection
 from headrace.serving.core import Answer, Core
-from headrace.serving.http import App, Limits, bind
+from headrace.serving.http import App, Filled, Limits, bind
 from headrace.serving.log import PredictionLog, segments
 from headrace.serving.router import Router, Routes, Variant
 from headrace.serving.signature import Signature
@@ -165,6 +166,17 @@ class PipelineService:
         """Measure what one prediction's features take here: percentiles in microseconds over some stored rows."""
         return measure_reads(self.project, self.stores)
 
+    def filled(self) -> Filled:
+        """Return how well the features of the open day's predictions are filled, and how old the newest arrival is."""
+        with self.lock:
+            status = np.frombuffer(bytes(self.log.block.status), np.uint8).reshape(-1, len(self.log.columns))
+        with self.stores.online.read() as snapshot:
+            newest = StreamPath.newest(snapshot.getter(DATABASE))
+        shares = (status == OK).mean(axis=0).tolist() if len(status) else []
+        names = [column.name for column in self.log.columns]
+        lag = None if newest is None else (int(self.clock.now()) - newest) / SECOND
+        return Filled(dict(zip(names, shares, strict=False)), lag)
+
     def commit(self) -> None:
         """Sync the prediction log; predictions go on meanwhile."""
         self.log.commit(self.lock)
@@ -231,6 +243,7 @@ def serve(
         stores = stack.enter_context(open_stores(project, state, clock=ticking, write=True))
         service = PipelineService(project, stores, ticking)
         app = App(service, limits_of(project))
+        app.metrics.filled = service.filled
         tick = service.look_after if beside is None else beside(service, stack)
         threads = [Repeating("follower", FOLLOW_SECONDS, tick)]
         if project.settings.serving.log_sync:
