@@ -216,8 +216,14 @@ def same_bits(a: Any, b: Any) -> bool:
 
 
 def skew_fact(project: Project, stores: Stores, sample: int) -> SkewFact:
-    """Return the skew of a sample of what was served lately, for a gate."""
-    return measure_skew(project, stores, sample=sample).fact()
+    """Return the skew of a sample of what was served in the last `[serving] verify_period`, for a gate."""
+    newest = -EVER
+    for segment in reversed(segments(stores.predictions)):
+        newest = max((prediction.t for prediction in read_segment(stores.predictions, segment)), default=-EVER)
+        if newest > -EVER:
+            break
+    since = max(newest - project.settings.serving.verify_period, -EVER)
+    return measure_skew(project, stores, sample=sample, since=since).fact()
 
 
 def verify(project: Project, *, sample: int, since: str | None, state: str | None, clock: Clock | None = None) -> View:
