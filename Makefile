@@ -52,6 +52,7 @@ lock: setup-dev
 
 bench: setup-dev
 	$(BIN)/python bench/kernel.py
+	$(BIN)/python bench/feature_store.py
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/serving.py
 	$(BIN)/python bench/yardstick.py

@@ -94,7 +94,7 @@ def offline(name: str, events: LaneEvents, key: Ints, t: Ints, repeats: int) -> 
     ours = min(seconds(lambda: scan(LANE, OUTPUTS, events, key, t)) for _ in range(repeats))
     answers: list[list[Floats]] = []
     plain = seconds(lambda: answers.append(plain_offline(events, key, t)))
-    words, _ = scan(LANE, OUTPUTS, events, key, t)
+    words = scan(LANE, OUTPUTS, events, key, t).words
     differ = share_that_differs(words, answers[0])
     case = f"offline, {name}, {len(events.key):,} events"
     return {"case": case, "unit": "s", "ours": ours, "numpy": plain, "differ": differ}

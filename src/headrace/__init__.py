@@ -13,6 +13,11 @@ from headrace.core.version import __version__
 if TYPE_CHECKING:
     from headrace.core.expressions import Column as Column
     from headrace.core.expressions import Expr as Expr
+    from headrace.core.expressions import coalesce as coalesce
+    from headrace.core.expressions import greatest as greatest
+    from headrace.core.expressions import if_else as if_else
+    from headrace.core.expressions import least as least
+    from headrace.core.expressions.sql import to_sql as to_sql
     from headrace.core.time import Date as Date
     from headrace.core.time import Instant as Instant
     from headrace.evaluation.definition import gap as gap
@@ -20,18 +25,27 @@ if TYPE_CHECKING:
     from headrace.evaluation.definition import metric as metric
     from headrace.evaluation.definition import model_size as model_size
     from headrace.evaluation.definition import skew as skew
-    from headrace.features.definition import count as count
-    from headrace.features.definition import latest as latest
-    from headrace.features.definition import max as max
-    from headrace.features.definition import mean as mean
-    from headrace.features.definition import min as min
+    from headrace.features.aggregates import aggregate as aggregate
+    from headrace.features.aggregates import count as count
+    from headrace.features.aggregates import count_distinct as count_distinct
+    from headrace.features.aggregates import first as first
+    from headrace.features.aggregates import last as last
+    from headrace.features.aggregates import latest as latest
+    from headrace.features.aggregates import max as max
+    from headrace.features.aggregates import mean as mean
+    from headrace.features.aggregates import min as min
+    from headrace.features.aggregates import most_frequent as most_frequent
+    from headrace.features.aggregates import quantile as quantile
+    from headrace.features.aggregates import rate as rate
+    from headrace.features.aggregates import stddev as stddev
+    from headrace.features.aggregates import sum as sum
+    from headrace.features.dataset import downsample as downsample
+    from headrace.features.dataset import exists as exists
+    from headrace.features.dataset import grid as grid
     from headrace.features.definition import on_demand as on_demand
-    from headrace.features.definition import quantile as quantile
-    from headrace.features.definition import rate as rate
-    from headrace.features.definition import stddev as stddev
-    from headrace.features.definition import sum as sum
     from headrace.features.notebook import Dataset as Dataset
     from headrace.features.notebook import FeatureGroup as FeatureGroup
+    from headrace.features.notebook import precomputed as precomputed
     from headrace.features.notebook import training_set as training_set
     from headrace.models.definition import Model as Model
     from headrace.models.definition import model as model
@@ -49,8 +63,12 @@ if TYPE_CHECKING:
     from headrace.sources.definition import Source as Source
     from headrace.sources.definition import column as column
     from headrace.sources.definition import entity as entity
+    from headrace.sources.definition import event_date as event_date
     from headrace.sources.definition import event_time as event_time
     from headrace.sources.definition import row_id as row_id
+    from headrace.sources.definition import valid_from as valid_from
+    from headrace.sources.definition import valid_to as valid_to
+    from headrace.sources.infer import source as source
     from headrace.training.data import TrainingData as TrainingData
     from headrace.training.definition import Params as Params
     from headrace.training.definition import Search as Search
@@ -66,17 +84,21 @@ if TYPE_CHECKING:
     from headrace.validation.definition import warn as warn
 
 _HOMES = {
-    "core.expressions": "Column Expr",
+    "core.expressions": "Column Expr coalesce greatest if_else least",
+    "core.expressions.sql": "to_sql",
     "core.time": "Date Instant",
     "evaluation.definition": "gap latency metric model_size skew",
-    "features.definition": "count latest max mean min on_demand quantile rate stddev sum",
-    "features.notebook": "Dataset FeatureGroup training_set",
+    "features.aggregates": "aggregate count count_distinct first last latest max mean min most_frequent quantile rate stddev sum",
+    "features.dataset": "downsample exists grid",
+    "features.definition": "on_demand",
+    "features.notebook": "Dataset FeatureGroup precomputed training_set",
+    "sources.definition": "Source column entity event_date event_time row_id valid_from valid_to",
     "models.definition": "Model model",
     "monitoring.definition": "drift every live new_labels when",
     "pipelines.definition": "Pipeline",
     "rollout.definition": "Rollout canary shadow",
     "serving.definition": "Endpoint threshold",
-    "sources.definition": "Source column entity event_time row_id",
+    "sources.infer": "source",
     "training.data": "TrainingData",
     "training.fit": "Fit fit",
     "training.definition": "Params Search by_time train",

@@ -12,10 +12,12 @@ from typing import get_args
 import pytest
 import typer
 
+import headrace as hr
 from headrace.cli.main import app
 from headrace.cli.template import write_project
 from headrace.core.errors import LeakageError
-from headrace.core.settings import Settings, Table
+from headrace.core.expressions import OPERATORS
+from headrace.core.settings import Settings, SourceSettings, Table, load_settings
 from headrace.features.plan import plan_dataset
 from headrace.pipelines.project import import_file, load_project
 from headrace.pipelines.run import run
@@ -26,7 +28,14 @@ PAGES = [
     "README.md",
     "docs/tutorial.md",
     "docs/notebook.md",
+    "docs/features.md",
+    "docs/reliability.md",
+    "docs/expressions.md",
     "docs/settings.md",
+    "docs/stores.md",
+    "docs/streams.md",
+    "docs/sources.md",
+    "docs/performance.md",
     "docs/catalogue.md",
     "docs/state.md",
     "CONTRIBUTING.md",
@@ -37,14 +46,15 @@ FLIGHTS = ROOT / "examples" / "flights" / "flights.py"
 
 def verbs() -> set[str]:
     command = typer.main.get_command(app)
+    groups = ("audit", "online", "dead-letters")
     found = set(command.commands)  # type: ignore[attr-defined]
-    return found | {f"{name} {sub}" for name in ("audit", "online") for sub in command.commands[name].commands}  # type: ignore[attr-defined]
+    return found | {f"{name} {sub}" for name in groups for sub in command.commands[name].commands}  # type: ignore[attr-defined]
 
 
 def test_every_command_in_the_documentation_exists() -> None:
     known = verbs()
     for page in PAGES:
-        for line in re.findall(r"(?<!import )headrace ([a-z]+(?: [a-z]+)?)", (ROOT / page).read_text()):
+        for line in re.findall(r"(?<!import )headrace ([a-z][a-z-]*(?: [a-z]+)?)", (ROOT / page).read_text()):
             assert line in known or line.split()[0] in known or line.split()[0] in {"new"}, f"{page}: headrace {line}"
 
 
@@ -102,12 +112,73 @@ def test_the_notebook_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest
     write_project(str(project))
     run(load_project("orders:pipeline", folder=project), state=None, seed=1, progress=Silent())
     monkeypatch.chdir(project)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/notebook.md").read_text(), re.S)
-    test = doctest.DocTestParser().get_doctest("".join(blocks), {}, "docs/notebook.md", None, 0)
+    assert attempted("docs/notebook.md") > 12
+
+
+def test_the_page_on_features_runs_as_it_stands() -> None:
+    assert attempted("docs/features.md") > 10
+
+
+def attempted(page: str) -> int:
+    """Run a page's blocks one after the other and return how many lines there were; each must give what it shows."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
+    test = doctest.DocTestParser().get_doctest("".join(blocks), {"__name__": "page"}, page, None, 0)
     report: list[str] = []
-    found = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=report.append)
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
+    found = doctest.DocTestRunner(optionflags=flags).run(test, out=report.append)
+    assert found.failed == 0, "".join(report)
+    return found.attempted
+
+
+def test_the_expressions_page_runs_as_it_stands() -> None:
+    assert attempted("docs/expressions.md") > 7
+
+
+def test_every_operator_and_method_is_on_the_expressions_page_with_its_meaning() -> None:
+    page = (ROOT / "docs/expressions.md").read_text()
+    rows = [line.replace("\\|", "|") for line in page.splitlines() if line.startswith("| `")]
+    for operator in OPERATORS.values():
+        assert f"| `{operator.written}` | {operator.expects} | {operator.meaning} |" in rows
+    for name in [n for n in dir(hr.Expr) if not n.startswith("_") and n != "kind"]:
+        assert any(f"a.{name}(" in row for row in rows), name
+
+
+def test_the_streams_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs/streams.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.S)
+    test = doctest.DocTestParser().get_doctest("".join(blocks), {"__name__": "page"}, "docs/streams.md", None, 0)
+    report: list[str] = []
+    found = doctest.DocTestRunner().run(test, out=report.append)
     assert found.attempted > 12
     assert found.failed == 0, "".join(report)
+    for number, text in enumerate(re.findall(r"```toml\n(.*?)```", page, re.S)):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "headrace.toml").write_text(text)
+        assert load_settings(tmp_path / str(number)).sources
+
+
+def test_every_metric_of_streams_is_on_their_page(tmp_path: Path) -> None:
+    page = (ROOT / "docs/streams.md").read_text()
+    source = (ROOT / "src/headrace/pipelines/feed_metrics.py").read_text()
+    names = re.findall(r'"(headrace_[a-z_]+)"', source)
+    assert len(names) == 6
+    for name in names:
+        assert name in page
+
+
+def test_the_page_of_sources_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs/sources.md").read_text()
+    test = doctest.DocTestParser().get_doctest(page, {"__name__": "page"}, "docs/sources.md", None, 0)
+    report: list[str] = []
+    found = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=report.append)
+    assert found.attempted > 20
+    assert found.failed == 0, "".join(report)
+    for name in SourceSettings.model_fields:
+        assert (
+            f"`{name}`" in page or f"{name} = " in page or name in ("stream", "codec", "schemas", "lateness", "s3")
+        ), name
 
 
 def test_every_setting_is_on_the_settings_page_with_its_meaning() -> None:

@@ -14,15 +14,17 @@ import pytest
 
 import headrace as hr
 from headrace.cli.template import write_project
-from headrace.core.errors import ConfigurationError, GateRefused, Refused
+from headrace.core.errors import ConfigurationError, GateRefused, Refused, SchemaConflict
 from headrace.core.time import SystemClock
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.pipelines.materialize import rebuild_online
 from headrace.pipelines.operate import promote, rollback
+from headrace.pipelines.pinned import reads
 from headrace.pipelines.project import Project, import_file, load_project
+from headrace.pipelines.reveals import read_source
 from headrace.pipelines.run import run
 from headrace.pipelines.serve import PipelineService
-from headrace.pipelines.stores import open_stores
+from headrace.pipelines.stores import open_registry, open_stores
 from headrace.pipelines.view import Silent
 
 MORE = """    orders = hr.count(Orders.items).over("1d")
@@ -131,13 +133,74 @@ def test_a_feature_that_was_left_out_for_a_while_is_filled_again(folder: Path) -
     assert online_is_offline(folder)
 
 
-def test_a_source_with_other_columns_is_refused_before_its_stored_rows_are_misread(folder: Path) -> None:
+ID = "    order_id: hr.Column[str] = hr.row_id()\n"
+NOTED = ID + "    note: hr.Column[str | None] = hr.column()\n"
+ADDED = """order_id,note,placed,shop,items,delivered,hours
+n1,fragile,2024-04-29T10:00:00Z,shop-3,4,2024-04-30T10:00:00Z,24
+n2,,2024-04-29T11:00:00Z,shop-3,2,,
+"""
+
+
+def redeclared(folder: Path, old: str, new: str) -> Project:
     file = folder / "orders.py"
-    told = 'hours: hr.Column[float | None] = hr.column(ge=0, unit="h", known_at=delivered)'
-    file.write_text(file.read_text().replace(told, told + "\n    note: hr.Column[str | None] = hr.column()"))
-    data = folder / "data" / "orders.csv"
-    lines = data.read_text().splitlines()
-    data.write_text("\n".join([lines[0] + ",note", *(line + ",x" for line in lines[1:])]) + "\n")
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    settings = folder / "headrace.toml"
+    settings.write_text(settings.read_text().replace("data/orders.csv", "data"))
+    return loaded(folder)
+
+
+def test_a_new_nullable_column_needs_no_new_state_folder(folder: Path) -> None:
+    before = stated(loaded(folder))
+    project = redeclared(folder, ID, NOTED)  # it stands before columns that are stored already
     with pytest.raises(ConfigurationError, match="Orders was stored with other columns") as caught:
-        run(loaded(folder), state=None, seed=1, progress=Silent())
-    assert "--state NEW" in str(caught.value)
+        left_out(project)
+    assert caught.value.next_step == "headrace run, which adds the column"
+    (folder / "data" / "r-later.csv").write_text(ADDED)
+    ran(project)
+    after = stated(project)
+    assert {row: cells for row, cells in after.items() if row in before} == before
+    assert after["n1"] == {"order_id", "note", "placed", "shop", "items", "delivered", "hours"}
+    assert left_out(project) == []
+    assert online_is_offline(folder)
+    with open_registry(project, None, clock=SystemClock()) as registry:
+        champion = registry.champion()
+        assert champion is not None
+        assert champion.name == "orders/v1"
+        assert reads(project, champion)  # no feature of its reads the new column
+    ran(project)
+    assert stated(project) == after
+    rebuild_online(project, state=None, progress=Silent())
+    assert online_is_offline(folder)
+
+
+ITEMS = "    items: hr.Column[int] = hr.column(ge=1, le=100)\n"
+OTHERWISE = [
+    (ITEMS, ITEMS.replace("int", "float"), "items", "items: double", "items: int64"),
+    (ID, NOTED.replace(" | None", ""), "note", "note: str, never null", "rows without it"),
+]
+
+
+def test_another_change_of_columns_stops_at_the_gate(folder: Path) -> None:
+    before = stated(loaded(folder))
+    for old, new, name, got, expected in OTHERWISE:
+        project = redeclared(folder, old, new)
+        with pytest.raises(SchemaConflict) as caught:
+            run(project, state=None, seed=1, progress=Silent())
+        assert caught.value.what == f"Orders.{name} was stored otherwise than it is declared now"
+        assert (caught.value.got, caught.value.expected) == (got, expected)
+        assert caught.value.next_step
+        redeclared(folder, new, old)
+        assert stated(loaded(folder)) == before
+
+
+def stated(project: Project) -> dict[str, set[str]]:
+    """Return by order which columns its reveals state, values and all."""
+    found: dict[str, set[str]] = {}
+    with open_stores(project, None, clock=SystemClock(), write=False) as stores:
+        (source,) = project.plan.sources
+        for row in read_source(stores.tables, source).to_pylist():
+            names = {c.name for place, c in enumerate(source.columns) if row["_stated"] >> place & 1}
+            assert all(row[c.name] is None for c in source.columns if c.name not in names)
+            found.setdefault(row["_row_id"][5:].decode(), set()).update(names)
+    return found

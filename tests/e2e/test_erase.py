@@ -111,19 +111,20 @@ def test_no_byte_of_an_erased_key_is_left_and_the_rest_is_whole(folder: Path) ->
         head = stores.ledger.head()
     view = erased(folder)
     assert list(held(folder)) == []
-    assert view["left"] == {"files": (), "records": ()}
+    assert view["left"] == {"files": (), "records": (), "elsewhere": ()}
     assert view["rows with features"] == derived["rows"] == 120
     again = materialize_range(project, "2024-02-01", "2024-02-03", state=None, progress=Silent())
     assert 100 < again["rows"] < 120
     assert list(held(folder)) == []
-    assert (view["predictions"], view["records of streams"], view["rows set aside"], view["profiles"]) == (2, 6, 4, 1)
+    assert (view["predictions"], view["records of streams"], view["profiles"]) == (2, 6, 1)
+    assert (view["rows set aside"], view["dead letters"]) == (2, 2)
     with open_stores(project, None, clock=SystemClock(), write=False) as stores:
         ids = set(rows.filter(pc.equal(rows["shop"], KEY))["_row_id"].to_pylist())
         left = stores.tables.read("reveals_orders")
         assert left.num_rows == rows.num_rows - view["reveals"] and not ids & set(left["_row_id"].to_pylist())
-        described = stores.tables.describe("reveals_orders", applications=["run/Orders", "stream/Orders"])
+        described = stores.tables.describe("reveals_orders", applications=["run/Orders", "stream-0/Orders"])
         assert described is not None and version is not None and described.version > version.version
-        assert described.positions == {"run/Orders": 1, "stream/Orders": 15}
+        assert described.positions == {"run/Orders": 1, "stream-0/Orders": 5}
         assert stores.ledger.verify([head]).ok
         kinds = [r.kind for r in stores.ledger.read(after=head.seq)]
         assert kinds == ["erasure.begun", "log.erased", "profile", "materialized", "erasure.done"]
@@ -175,7 +176,7 @@ def test_what_cannot_be_erased_is_named(folder: Path) -> None:
         (record,) = stores.ledger.append([Entry("verdict", "Orders", {"samples": [KEY]})])
         (stores.state.folder("alerts") / "alerts.jsonl").write_text(json.dumps({"what": f"{KEY} is slow"}))
     view = erased(folder)
-    assert view["left"] == {"files": ("alerts/alerts.jsonl",), "records": (record.seq,)}
+    assert view["left"] == {"files": ("alerts/alerts.jsonl",), "records": (record.seq,), "elsewhere": ()}
     assert "still stands elsewhere" in view.title and any(str(record.seq) in note for note in view.notes)
 
 

@@ -19,9 +19,9 @@ from sklearn.preprocessing import StandardScaler
 import headrace as hr
 from headrace.core.errors import DataError, DefinitionError, MissingExtra, UnknownColumn, UsageError
 from headrace.core.time import DAY, Instant, VirtualClock
-from headrace.features.offline import training_set
-from headrace.pipelines.gatekeeper import read_reveals
+from headrace.features.training_set import training_set
 from headrace.pipelines.project import Project, import_file
+from headrace.pipelines.reveals import read_reveals
 from headrace.pipelines.run import run
 from headrace.pipelines.stores import open_stores
 from headrace.pipelines.view import Silent

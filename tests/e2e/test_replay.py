@@ -17,10 +17,10 @@ import pytest
 
 from headrace.core.time import DAY, SystemClock
 from headrace.features.offline import OfflineFeatures, histories_of
-from headrace.pipelines.gatekeeper import read_reveals
 from headrace.pipelines.inspect import list_models, read_all, verify_ledger
 from headrace.pipelines.project import Project
 from headrace.pipelines.replay import ReplayPlan, ReplayResult, replay
+from headrace.pipelines.reveals import read_reveals
 from headrace.pipelines.stores import open_stores
 from headrace.pipelines.supervise import supervised_replay
 from headrace.pipelines.view import Silent

@@ -66,8 +66,9 @@ def test_an_event_is_a_feature_after_the_next_tick_and_a_restart_applies_nothing
             assert controller.loop.live.traffic(NOW, clock.now() + 1) == {"orders/v1": 3 if restart else 2}
             controller.tick()
             service.log.close()  # killed: what was answered since the state was kept is in the log alone
-            refused = stores.tables.read("quarantine")
-            assert [r for r in refused["reason"].to_pylist() if "not JSON" in r] == [refused["reason"].to_pylist()[-1]]
+            letters = stores.tables.read("dead_letters_orders", where=[("format", "=", "json")]).to_pylist()
+            assert [(row["payload"], row["partition"], row["offset"]) for row in letters] == [(b"not JSON", 0, "3")]
+            assert letters[0]["reason"].startswith("not JSON")
 
 
 def test_a_day_that_is_over_is_sealed_and_judged_for_drift_and_so_is_what_a_kill_left_open(project: Project) -> None:

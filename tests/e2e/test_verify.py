@@ -24,7 +24,7 @@ from headrace.pipelines.project import Project, load_project
 from headrace.pipelines.replay import ReplayPlan, replay
 from headrace.pipelines.run import run
 from headrace.pipelines.serve import PipelineService
-from headrace.pipelines.stores import Stores, open_stores
+from headrace.pipelines.stores import Stores, applied_key, open_stores
 from headrace.pipelines.up import Controller
 from headrace.pipelines.verify import Skew, measure_skew, verify
 from headrace.pipelines.view import Silent
@@ -155,7 +155,7 @@ def test_what_cannot_be_compared_is_counted_by_reason(shop: Path) -> None:
     project = loaded(shop)
     with open_stores(project, None, clock=SystemClock(), write=True) as stores:
         with stores.online.write() as transaction:
-            transaction.delete("control", b"applied/Orders")
+            transaction.delete(DATABASE, applied_key("Orders"))
         service = PipelineService(project, stores, VirtualClock(Instant(NOW + 5 * DAY)))
         ask(service, "unknown", "shop-1")
         service.log.close()

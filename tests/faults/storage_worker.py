@@ -1,6 +1,7 @@
 """Write numbered items into a store for ever, printing each number once it is acknowledged; killed by its test.
 
-Usage: storage_worker.py SHAPE FOLDER. It goes on behind the last item that the store holds.
+Usage: storage_worker.py SHAPE PLACE STOP. The place is a folder, or a server's URL. It goes on behind the last item that
+the store holds.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from headrace.core.time import SystemClock
 from headrace.storage.blobs import open_blobs
 from headrace.storage.keyvalue import open_keyvalue
 from headrace.storage.ledger import Entry, open_ledger
-from headrace.storage.streams import open_streams
+from headrace.storage.streams import Cursor, open_streams
 from headrace.storage.tables import Position, open_tables
 
 Item = Callable[[int], object]
+ROWS = 120  # more than DynamoDB changes together
 
 
 def ledger(folder: Path) -> tuple[list[int], Item]:
@@ -50,6 +52,24 @@ def keyvalue(folder: Path) -> tuple[list[int], Item]:
     return held, write
 
 
+def remote(url: str) -> tuple[list[int], Item]:
+    """Put many rows and move a counter, in transactions that take a while to send."""
+    store = open_keyvalue(url, databases=["rows", "applied"])
+    with store.read() as snapshot:
+        keys = [key for key, _ in snapshot.items("rows")]
+        held = [int(key[:8]) for key in keys[::ROWS]]
+        assert keys == [b"%08d-%03d" % (item, part) for item in held for part in range(ROWS)]
+        assert int(snapshot.get("applied", b"end") or b"0") == len(held)
+
+    def write(number: int) -> None:
+        with store.write() as transaction:
+            for part in range(ROWS):
+                transaction.put("rows", b"%08d-%03d" % (number, part), b"v" * 1_000)
+            transaction.put("applied", b"end", b"%d" % (number + 1))
+
+    return held, write
+
+
 def blobs(folder: Path) -> tuple[list[int], Item]:
     """Store a blob of many pages."""
     store = open_blobs(f"file:{folder}")
@@ -77,7 +97,7 @@ def tables(folder: Path) -> tuple[list[int], Item]:
 def streams(folder: Path) -> tuple[list[int], Item]:
     """Append a batch of two records; segments are small."""
     store = open_streams(f"log:{folder}", clock=SystemClock(), segment_bytes=400)
-    messages = store.read("s", 0, 10**6)
+    messages = store.read("s", {0: Cursor()}, 10**6)
     held = [int(message.data) for message in messages]
     assert held[::2] == held[1::2]
     arrivals = [message.arrival for message in messages]
@@ -86,11 +106,12 @@ def streams(folder: Path) -> tuple[list[int], Item]:
 
 
 SHAPES = {"ledger": ledger, "keyvalue": keyvalue, "blobs": blobs, "tables": tables, "streams": streams}
+SERVERS = {"redis": remote, "dynamodb": remote}
 
 
-def main(shape: str, folder: str, stop: int) -> None:
+def main(shape: str, place: str, stop: int) -> None:
     """Say what the store holds, then write until item `stop`, saying each."""
-    held, write = SHAPES[shape](Path(folder))
+    held, write = SERVERS[shape](place) if shape in SERVERS else SHAPES[shape](Path(place))
     assert held == list(range(len(held))), held
     say(f"held {len(held)}")
     for number in range(len(held), stop):

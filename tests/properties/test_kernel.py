@@ -100,20 +100,32 @@ def ranked(aggregate: str, share: float | None, values: list[Any]) -> Any:
     return next(v for i, v in enumerate(ordered, 1) if Fraction(i, len(ordered)) >= Fraction(share))
 
 
-def answer(lane: Lane, o: Output, events: list[Version], t: int) -> tuple[int, int]:
+def equal(value: Any) -> Any:
+    """Return what stands for all values that equal one: zeros have no sign, every NaN is the same."""
+    return math.nan if value != value else value + 0.0 if isinstance(value, float) else value
+
+
+def answer(lane: Lane, o: Output, events: list[Version], t: int) -> tuple[Any, int]:
     """Return the word and status of an output over visible events, which are in order."""
     if o.window is not None:
-        lowest = t - o.window + lane.state
-        events = [e for e in events if e.moment >= lowest]
+        lowest = t - o.offset - o.window + lane.state
+        if o.hop:
+            lowest = lowest // o.hop * o.hop
+        events = [e for e in events if lowest <= e.moment < t - o.offset + lane.state]
     if o.column is None:
         return len(events), OK
     real = o.aggregate in ("mean", "stddev") or lane.values[o.column] is FLOAT
     missing = NAN_WORD if real and o.aggregate != "count" else 0
     values = [e.values[o.column] for e in events if e.values[o.column] is not None]
-    if o.aggregate == "count":
-        return len(values), OK
+    if o.aggregate in ("count", "distinct"):
+        return len(values if o.aggregate == "count" else set(map(equal, values))), OK
+    if o.aggregate == "fold":
+        return (tuple(map(word_of, values)), OK) if values else ((), NULL)
     if o.aggregate == "latest":
         kept = [e for e in events if lane.state or e.values[o.column] is not None]
+        if lane.state and kept and o.until is not None and (ends := kept[-1].values[o.until]) is not None and ends <= t:
+            late = o.parameter is not None and t - kept[-1].moment > o.parameter
+            return missing, EXPIRED if late else NULL
         if kept and o.parameter is not None and t - kept[-1].moment > o.parameter:
             return missing, EXPIRED
         return (
@@ -123,21 +135,34 @@ def answer(lane: Lane, o: Output, events: list[Version], t: int) -> tuple[int, i
         )
     if not values:
         return missing, NULL
+    if o.aggregate in ("last", "first"):
+        k = int(o.parameter or 0)
+        there = 1 <= k <= len(values)
+        return (word_of(values[-k] if o.aggregate == "last" else values[k - 1]), OK) if there else (missing, NULL)
+    if o.aggregate == "mode":
+        groups = [equal(v) for v in values]
+        most = max(map(groups.count, groups))
+        return word_of(ranked("min", None, [g for g in groups if groups.count(g) == most])), OK
     if o.aggregate in ("min", "max", "quantile"):
         return word_of(ranked(o.aggregate, o.parameter, values)), OK
     value, status = total(o.aggregate, values)
     return (word_of(value) if status == OK else missing), status
 
 
-def by_definition(lane: Lane, outputs: list[Output], rows: Histories, key: int, t: int) -> list[tuple[int, int]]:
+def known(lane: Lane, v: Version) -> int:
+    found: int = v.values[-1] if lane.placed else v.moment
+    return found
+
+
+def by_definition(lane: Lane, outputs: list[Output], rows: Histories, key: int, t: int) -> list[tuple[Any, int]]:
     held = [[v for v in row if v.arrival <= t] for row in rows]
     live = [row[-1] for row in held if row and row[-1].key == key]
-    seen = sorted((v for v in live if v.moment < t + lane.state), key=lambda v: v.order)
+    seen = sorted((v for v in live if known(lane, v) < t + lane.state), key=lambda v: v.order)
     return [answer(lane, o, seen, t) for o in outputs]
 
 
 def by_scan(lane: Lane, outputs: list[Output], rows: Histories, asked: list[tuple[int, int]], how: Any) -> list[Any]:
-    found = []
+    found: list[tuple[Version, int]] = []
     for row in rows:
         ends = [v.arrival for v in row[1:]] + [NEVER]
         found += [(v, end) for v, end in zip(row, ends, strict=True) if v.key is not None]
@@ -157,7 +182,12 @@ def by_scan(lane: Lane, outputs: list[Output], rows: Histories, asked: list[tupl
     )
     keys, moments = (np.array(column, np.int64) for column in zip(*asked, strict=True))
     got = scan(lane, outputs, events, keys, moments, method=how)
-    return [list(zip(w, s, strict=True)) for w, s in zip(*(a.tolist() for a in got), strict=True)]
+    results: list[list[tuple[Any, int]]]
+    results = [list(zip(w, s, strict=True)) for w, s in zip(got.words.tolist(), got.status.tolist(), strict=True)]
+    for place, (taken, stops) in got.folds.items():
+        for query, part in enumerate(np.split(taken, stops[:-1])):
+            results[query][place] = tuple(part.tolist()), results[query][place][1]
+    return results
 
 
 def write(online: OnlineLane, store: Memory, old: Version | None, new: Version, split: bool) -> None:
@@ -174,19 +204,31 @@ def write(online: OnlineLane, store: Memory, old: Version | None, new: Version, 
         online.change(store, b"%d" % (new.key or 0), add, None)
 
 
-def stored(online: OnlineLane, store: Memory, key: int, t: int) -> list[tuple[int, int]]:
+def stored(online: OnlineLane, store: Memory, key: int, t: int) -> list[tuple[Any, int]]:
     online.read(store.get, b"%d" % key, t)
-    return list(zip(online.words.tolist(), online.status.tolist(), strict=True))
+    found: list[tuple[Any, int]] = list(zip(online.words.tolist(), online.status.tolist(), strict=True))
+    for place, values in online.folds().items():
+        found[place] = tuple(values.tolist()) if found[place][1] == OK else (), found[place][1]
+    return found
 
 
 def all_outputs(lane: Lane, shares: tuple[float, ...]) -> list[Output]:
     """Return every output; without shares no quantile makes reads go down to events where summaries would do."""
     found = [Output(None, "count", w, None) for w in lane.windows]
-    for c, kind in enumerate(lane.values):
-        found += [Output(c, "latest", None, age) for age in (None, 0, 3, 20)] if lane.latest else []
+    for c, kind in enumerate(lane.values[: len(lane.values) - lane.placed]):
+        found += [Output(c, "latest", None, age) for age in (None, 0, 3, 20)] if lane.latest and not lane.placed else []
         names = ("count",) if kind is REF else WINDOWED
         for w in lane.windows:
             found += [Output(c, a, w, q) for a in names for q in (shares if a == "quantile" else (None,))]
+            if shares:
+                found += [Output(c, a, w, None) for a in ("distinct", "mode", "fold")]
+                found += [Output(c, a, w, k) for a in ("last", "first") for k in (1, 2, 9)]
+            moved = [(3, 0), (0, 4), (5, 7), *([(-w, 0), (-w - 6, 0)] if lane.placed else [])]
+            found += [Output(c, "count", w, None, offset, hop) for offset, hop in moved]
+            if shares or kind is not REF:
+                found += [Output(c, "fold" if shares else "max", w, None, offset, hop) for offset, hop in moved[2:]]
+    if lane.latest and lane.state and not lane.placed and lane.values[-1] is INT:
+        found += [Output(0, "latest", None, age, until=len(lane.values) - 1) for age in (None, 9)]
     return found
 
 
@@ -207,14 +249,18 @@ EDGES = [2**63 - 1, 2**63 - 2, -(2**63), -(2**63) + 1, 2**62, -(2**62), 1, -1, 0
 def histories(draw: st.DrawFn) -> tuple[Lane, Histories]:
     kinds = draw(st.lists(st.sampled_from([FLOAT, FLOAT, INT, BOOL, REF]), min_size=1, max_size=3))
     windows = tuple(sorted(draw(st.sets(st.integers(1, 30), min_size=1, max_size=3))))
-    lane = Lane(tuple(kinds), windows, draw(st.booleans()), FOR_EVER, latest=True)
+    placed = draw(st.booleans())
+    lane = Lane(
+        (*kinds, *([INT] if placed else [])), windows, draw(st.booleans()), FOR_EVER, latest=True, placed=placed
+    )
     pools: dict[ValueType, st.SearchStrategy[Any]] = {
         FLOAT: draw(st.sampled_from(PALETTES)),
         INT: st.sampled_from(EDGES) | st.integers(-9, 9),
         BOOL: st.integers(0, 1),
         REF: st.integers(0, 2**63 - 1),
     }
-    values = st.tuples(*(st.none() | pools[k] | pools[k] for k in kinds))
+    last = [st.integers(-15, 25)] if placed else []
+    values = st.tuples(*(st.none() | pools[k] | pools[k] for k in kinds), *last)
     version = st.tuples(st.integers(-5, 20), st.sampled_from([0, 0, 0, 1, None]), st.integers(-15, 25), values)
     drawn = draw(st.lists(st.lists(version, min_size=1, max_size=3), max_size=16))
     # Blocks begin beyond some 16 events of a key, more than would be drawn one by one.
@@ -273,6 +319,8 @@ def long_log(r: random.Random, lane: Lane, n: int) -> list[tuple[Version | None,
         value = r.choice([0.1 * r.randrange(99), 1e16, -1e16, 1.7e308, -0.0])
         values: list[Any] = [r.choice(EDGES) if kind is INT else value for kind in lane.values]
         values = [None if r.random() < rare else x for x, rare in zip(values, missing, strict=True)]
+        if lane.placed:
+            values[-1] = arrival - r.choice([0, 0, 1, 30, -4])
         # Half of what changes is recent, so that windows notice.
         place = (
             (r.randrange(max(len(held) - 20, 0), len(held)) if r.random() < 0.5 else r.randrange(len(held)))
@@ -293,7 +341,7 @@ def long_log(r: random.Random, lane: Lane, n: int) -> list[tuple[Version | None,
     st.integers(0, 2**32),
     st.sampled_from([(10,), (3, 40), (1, 20, 60)]),
     st.booleans(),
-    st.booleans(),
+    st.sampled_from(["latest", "windows", "placed"]),
     st.sampled_from([2, 3, 8]),
     st.sampled_from([(FLOAT,), (FLOAT, INT), (INT, FLOAT, FLOAT)]),
     SHARES,
@@ -302,16 +350,19 @@ def test_dropping_old_events_changes_no_read_from_the_newest_arrival_on(
     seed: int,
     windows: tuple[int, ...],
     state: bool,
-    latest: bool,
+    what: str,
     seal: int,
     kinds: tuple[ValueType, ...],
     shares: tuple[float, ...],
 ) -> None:
     r = random.Random(seed)
-    lane = Lane(kinds, windows, state, windows[-1] + r.randrange(3), latest)
+    placed, latest = what == "placed", what == "latest"
+    kinds += (INT,) if placed else ()
+    # The longest offset and hop of `all_outputs` are kept too.
+    lane = Lane(kinds, windows, state, windows[-1] + 5 + 7 + r.randrange(3), latest, placed)
     outputs = all_outputs(lane, shares)
     thrifty = OnlineLane(lane, outputs, seal=seal)
-    hoarding = OnlineLane(Lane(kinds, windows, state, FOR_EVER, latest), outputs, seal=seal)
+    hoarding = OnlineLane(Lane(kinds, windows, state, FOR_EVER, latest, placed), outputs, seal=seal)
     small, large = Memory(), Memory()
     histories: dict[int, list[Version]] = {}
     for i, (old, new) in enumerate(long_log(r, lane, 500)):
@@ -352,16 +403,20 @@ class Memory(dict):
 seed, rounds = int(sys.argv[1]), int(sys.argv[2])
 r = random.Random(seed)
 kinds = [ValueType.FLOAT, ValueType.INT, ValueType.BOOL][: 1 + seed % 3]
-lane = Lane(tuple(kinds), (20, 200, 700), bool(seed % 2), 900, True)
-names = ("count", "sum", "mean", "min", "max", "stddev", "quantile")
-outputs = [Output(0, a, w, 0.5 if a == "quantile" else None) for a in names for w in lane.windows]
+kinds += [ValueType.INT] * (seed == 1)
+lane = Lane(tuple(kinds), (20, 200, 700), bool(seed % 2), 900, True, placed=seed == 1)
+names = ("count", "sum", "mean", "min", "max", "stddev", "quantile", "distinct", "mode", "last", "first", "fold")
+shares = {"quantile": 0.5, "last": 2, "first": 3}
+outputs = [Output(0, a, w, shares.get(a)) for a in names for w in lane.windows]
+outputs += [Output(0, a, 200, None, 100, 30) for a in ("sum", "mode", "fold")]
 outputs += [Output(len(kinds) - 1, "latest", None, None), Output(None, "count", 200, None)]
-sums = [o for o in outputs if o.aggregate != "quantile"]
+sums = [o for o in outputs if o.aggregate in names[:6]]
 readers = [OnlineLane(lane, some, seal=3) for some in (outputs, sums, sums[-2:])]
 whole = Memory()
 for i in range(800):
     values = [r.choice([0.1, 1e300, -5e-324, None]), r.choice([2**62, -1, None]), r.choice([True, None])]
-    readers[0].change(whole, b"k", (i, i, i, lane.pack(values[: len(kinds)])), None)
+    values = [*values[: len(kinds) - 1], i - 3] if lane.placed else values[: len(kinds)]
+    readers[0].change(whole, b"k", (i, i, i, lane.pack(values)), None)
 keys, found = sorted(whole), {"value": 0, "corrupt": 0}
 
 def damage(blob):

@@ -49,7 +49,7 @@ def offline(values: list[float], method: str) -> list[float]:
     moments = np.arange(n, dtype=np.int64)
     words = np.array(values, np.float64).view(np.int64).reshape(n, 1)
     events = LaneEvents(np.zeros(n, np.int64), moments, moments, np.full(n, 2**63 - 1), moments, words, words != words)
-    found, status = scan(LANE, OUTPUTS, events, np.array([0]), np.array([n]), method=method)  # type: ignore[arg-type]
+    found, status, _ = scan(LANE, OUTPUTS, events, np.array([0]), np.array([n]), method=method)  # type: ignore[arg-type]
     return [v for v, s in zip(found.view(np.float64)[0].tolist(), status[0].tolist(), strict=True) if s == 0]
 
 
@@ -112,7 +112,7 @@ def test_what_slides_out_leaves_nothing_behind(values: list[float], order: rando
     words = np.array(values, np.float64).view(np.int64).reshape(n, 1)
     events = LaneEvents(np.zeros(n, np.int64), moments, moments, np.full(n, 2**63 - 1), moments, words, words != words)
     asked = np.array(order.sample(range(1, n + 3), n + 2), np.int64)
-    found, status = scan(lane, outputs, events, np.zeros(len(asked), np.int64), asked, method="sweep")
+    found, status, _ = scan(lane, outputs, events, np.zeros(len(asked), np.int64), asked, method="sweep")
     for t, row, missing in zip(asked.tolist(), found.view(np.float64).tolist(), status.tolist(), strict=True):
         inside = values[max(t - 3, 0) : t]
         wanted = by_definition(inside) if inside else []

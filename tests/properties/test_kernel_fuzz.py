@@ -16,7 +16,10 @@ from headrace.features.windows import Lane, OnlineLane, Output, ValueType
 LANE = Lane((ValueType.FLOAT, ValueType.INT), (40, 300, 900), keep=1200, latest=True)
 NAMES = ("count", "sum", "mean", "min", "max", "stddev", "quantile")
 OUTPUTS = [Output(c, a, w, 0.5 if a == "quantile" else None) for c in (0, 1) for a in NAMES[:6] for w in LANE.windows]
-QUANTILES = [Output(0, "quantile", w, 0.5) for w in LANE.windows[:2]]
+QUANTILES = [
+    Output(0, a, w, 0.5 if a == "quantile" else 1) for a in ("quantile", "mode", "last") for w in LANE.windows[:2]
+]
+QUANTILES += [Output(1, "fold", 300, None, 50, 7), Output(0, "distinct", 900, None, -90)]
 LATEST = [Output(c, "latest", None, None) for c in (0, 1)] + [Output(None, "count", 40, None)]
 KEY, NOW = b"key", 1000
 

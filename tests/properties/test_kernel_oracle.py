@@ -147,7 +147,7 @@ def offline(lane: Lane, outputs: list[Output], log: list[Version], asked: list[t
         nulls=np.array([[x is None for x in v.values] for v, _ in events], bool).reshape(len(events), len(lane.values)),
     )
     found = scan(lane, outputs, table, column(k for k, _ in asked), column(t for _, t in asked), method=how)
-    return [answers(lane, outputs, w, s) for w, s in zip(*found, strict=True)]
+    return [answers(lane, outputs, w, s) for w, s in zip(found.words, found.status, strict=True)]
 
 
 class Writer:

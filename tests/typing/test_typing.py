@@ -25,6 +25,45 @@ MISTAKES = {
 }
 
 
+EXPRESSIONS = """import headrace as hr
+
+
+class T(hr.Source):
+    key: hr.Column[str] = hr.row_id()
+    at: hr.Column[hr.Instant] = hr.event_time()
+    x: hr.Column[float | None] = hr.column()
+    n: hr.Column[int] = hr.column()
+    s: hr.Column[str | None] = hr.column()
+    b: hr.Column[bool | None] = hr.column()
+    d: hr.Column[hr.Date | None] = hr.column()
+
+
+hr.mean(hr.if_else(T.x > 1, T.n + 2.5, None), where=T.x.between(1, 2) | ~T.b)
+hr.rate(T.s.startswith("a") & T.b & (T.at > hr.Instant(0)) & (T.d < T.d) & (T.s < "a"))
+hr.sum(2 * T.n // 3 % T.x - -T.x.clip(0, 1) / 2, where=T.s.isin(["a"]) ^ T.b)
+hr.mean((T.at + "1h").seconds_since(T.at) + (T.at - T.at) + T.at.hour("UTC") + ("a" + T.s + "b").length())
+hr.max(hr.coalesce(T.s.as_int(), T.n).fill_null(0).abs())
+"""
+REJECTED = {
+    "T.s * 2": "operator",
+    "T.s + 2": "operator",
+    "T.x + 'a'": "operator",
+    "T.n - '1h'": "operator",
+    "T.s < 3": "operator",
+    "T.x > 'a'": "operator",
+    "T.s.abs()": "misc",
+    "T.x.lower()": "misc",
+    "T.x & T.b": "misc",
+    "~T.s": "misc",
+    "T.s.hour('UTC')": "misc",
+    "T.at.hour(3)": "arg-type",
+    "T.s.startswith(1)": "arg-type",
+    "T.s.as_intt()": "attr-defined",
+    "hr.mean(T.s.lower())": "arg-type",
+    "hr.if_else(T.x, 1, 2)": "arg-type",
+}
+
+
 def check(path: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file", str(ROOT / "pyproject.toml")]
     return subprocess.run(
@@ -49,6 +88,17 @@ def test_every_mistake_is_rejected_at_its_line(tmp_path: Path) -> None:
     for number, (name, (_, _, reason)) in enumerate(MISTAKES.items()):
         told = [line for line in found.stdout.splitlines() if f"broken{number}.py:{lines[number]}:" in line]
         assert any(reason in line for line in told), f"{name}: {told}\n{found.stdout}"
+
+
+def test_expressions_are_accepted_and_their_mistakes_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "rows.py"
+    path.write_text(EXPRESSIONS + "\n".join(REJECTED) + "\n")
+    found, first = check(path).stdout, EXPRESSIONS.count("\n") + 1
+    errors = [line for line in found.splitlines() if ": error:" in line]
+    for number, (mistake, reason) in enumerate(REJECTED.items(), first):
+        assert any(f"rows.py:{number}:" in line for line in errors), f"{mistake} passed\n{found}"
+        assert reason in found
+    assert all(f"rows.py:{number}:" not in line for line in errors for number in range(first)), found
 
 
 @pytest.mark.parametrize("name", ["sum", "mean", "min", "max", "count", "rate"])

@@ -14,19 +14,20 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from headrace.core.errors import ConfigurationError, HeadraceError, did_you_mean
 from headrace.core.limits import size
 from headrace.core.location import shown
-from headrace.core.time import DAY, duration, zone_of
+from headrace.core.time import DAY, HOUR, duration, zone_of
 
 FILE = "headrace.toml"
 _VARIABLE = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -57,9 +58,18 @@ def _zone(name: str) -> str:
     return name
 
 
+def _encoding(name: str) -> str:
+    try:
+        codecs.lookup(name)
+    except LookupError:
+        raise ValueError("an encoding that Python knows, as utf-8, latin-1 or utf-16") from None
+    return name
+
+
 Duration = Annotated[int, BeforeValidator(_reading(_duration)), Field(ge=0)]
 Size = Annotated[int, BeforeValidator(_reading(_size)), Field(gt=0)]
 Zone = Annotated[str, AfterValidator(_reading(_zone))]
+Encoding = Annotated[str, AfterValidator(_encoding)]
 
 
 class Table(BaseModel):
@@ -76,16 +86,57 @@ class ProjectSettings(Table):
     )
 
 
+class S3Settings(Table):
+    """Say how to reach object storage that speaks the S3 API."""
+
+    endpoint: str | None = Field(default=None, description="URL of the service, where it is not Amazon's own")
+    region: str | None = Field(default=None, description="the buckets' region")
+    access_key: str | None = Field(
+        default=None, repr=False, description="without it the machine's own credentials are used"
+    )
+    secret_key: str | None = Field(default=None, repr=False, description="what belongs to `access_key`")
+    session_token: str | None = Field(default=None, repr=False, description="for keys that expire")
+
+
 class SourceSettings(Table):
     """Say where a source's rows lie and how to read them."""
 
     path: str | None = Field(
-        default=None, description="a file, a folder or a glob, from this file's folder or absolute"
+        default=None,
+        description="a file, a folder or a glob, from this file's folder or absolute; or `s3://BUCKET/KEY`, `delta:FOLDER`, `delta:s3://BUCKET/KEY`",
+    )
+    version: int | None = Field(default=None, ge=0, description="the version of a Delta table; the newest unless said")
+    database: str | None = Field(
+        default=None,
+        repr=False,
+        description="`duckdb:FILE`, `sqlite:FILE`, `postgresql://…`, any URL of SQLAlchemy, or `adbc:MODULE:URI`",
+    )
+    table: str | None = Field(default=None, description="a table of the database")
+    sql: str | None = Field(
+        default=None, description="a query of the database; without one, over this file's other sources"
+    )
+    function: str | None = Field(
+        default=None, description="`MODULE:NAME`, a function in a file beside this one that returns Arrow"
+    )
+    cursor: str | None = Field(
+        default=None, description="a column that only grows; a run reads the rows from its newest value on"
+    )
+    cursor_overlap: Duration = Field(
+        default=0, description="how far before the newest value to begin, for rows that are committed late"
     )
     stream: str | None = Field(default=None, description="the stream of live events; the source's name unless said")
-    format: Literal["parquet", "csv", "jsonl"] | None = Field(
+    codec: Literal["json", "avro", "arrow"] = Field(default="json", description="how the stream's events are encoded")
+    schemas: str | None = Field(
+        default=None, repr=False, description="the Avro schemas: a folder of ID.avsc, or a schema registry's URL"
+    )
+    lateness: Duration = Field(
+        default=0, description="how much older than the newest one an event may be before it counts as late"
+    )
+    format: Literal["parquet", "csv", "jsonl", "delta"] | None = Field(
         default=None, description="by the file's suffix unless said"
     )
+    encoding: Encoding = Field(default="utf-8", description="of CSV and JSON Lines, as Python names it")
+    delimiter: str = Field(default=",", min_length=1, max_length=1, description="between the cells of a CSV")
     zone: Zone | None = Field(
         default=None, description="IANA zone of timestamps that carry none; without it they are refused"
     )
@@ -93,6 +144,27 @@ class SourceSettings(Table):
     arrival: str | None = Field(default=None, description="the data's column of instants at which each row arrived")
     columns: dict[str, str] = Field(default={}, description="declared column = its name in the data")
     nulls: tuple[str, ...] = Field(default=("",), description="unquoted CSV texts that mean null")
+    s3: S3Settings | None = Field(default=None, description="for this source alone, in place of `[s3]`")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        """Refuse two places for one source's rows, and parts of a place that do not belong together."""
+        given = [n for n in ("path", "database", "function") if getattr(self, n) is not None]
+        queries = [n for n in ("table", "sql") if getattr(self, n) is not None]
+        if self.sql is not None and self.database is None:
+            given.append("sql")
+        if len(given) > 1 or len(queries) > 1:
+            raise ValueError(f"one place for the rows, not {' and '.join([*given, *queries])}")
+        if (self.database is not None) != bool(queries) and self.sql is None:
+            raise ValueError("`database` and, to say what to read of it, `table` or `sql`")
+        if self.cursor is not None and self.path is not None:
+            raise ValueError("`cursor` for a database or a function; new files are found without one")
+        return self
+
+    @property
+    def located(self) -> bool:
+        """Tell whether the rows lie somewhere, beside what a stream may bring."""
+        return any(place is not None for place in (self.path, self.database, self.sql, self.function))
 
 
 class StoreSettings(Table):
@@ -101,20 +173,38 @@ class StoreSettings(Table):
     state: str = Field(default=".headrace", description="the state folder, from this file's folder or absolute")
     tables: str | None = Field(default=None, repr=False, description="URL of the tables, as delta:PATH")
     blobs: str | None = Field(default=None, repr=False, description="URL of the blobs, as file:PATH")
-    keyvalue: str | None = Field(default=None, repr=False, description="URL of the online state, as lmdb:PATH")
+    keyvalue: str | None = Field(
+        default=None, repr=False, description="URL of the online state, as lmdb:PATH or redis://HOST:PORT"
+    )
     ledger: str | None = Field(default=None, repr=False, description="URL of the ledger, as sqlite:PATH")
-    streams: str | None = Field(default=None, repr=False, description="URL of the streams, as log:PATH")
+    streams: str | None = Field(
+        default=None,
+        repr=False,
+        description="URL of the streams, as log:PATH, kafka://HOST:PORT or redis://HOST:PORT/0",
+    )
 
 
 class LimitSettings(Table):
     """Bound what comes from outside, and how far back checks look."""
 
     event_bytes: Size = Field(default=2**20, description="one event of a stream; a longer one is refused")
+    stream_batch_events: int = Field(default=1_000, gt=0, description="events between two commits of a stream")
+    stream_batch_bytes: Size = Field(default=8 * 2**20, description="bytes between two commits of a stream")
+    stream_wait: Duration = Field(
+        default=10**6 // 4, gt=0, description="how long a new event waits at most before streams are looked at again"
+    )
     null_rate_period: Duration = Field(default=30 * DAY, gt=0, description="null rates count rows due in this time")
     json_depth: int = Field(default=64, gt=0, description="nesting of JSON; deeper is refused")
     request_bytes: Size = Field(default=16 * 2**20, description="body of one request")
     header_bytes: Size = Field(default=64 * 2**10, description="headers of one request")
     batch_rows: int = Field(default=4096, gt=0, description="rows of one request")
+    delivery_rows: int = Field(
+        default=1_000_000, gt=0, description="rows of a source that are checked and stored together; more are parted"
+    )
+    read_rows: int = Field(default=65_536, gt=0, description="rows of a source that are read at a time")
+    read_bytes: Annotated[Size, Field(le=2**30)] = Field(
+        default=16 * 2**20, description="bytes of CSV or JSON Lines that are read at a time; a longer row is refused"
+    )
 
 
 class ServingSettings(Table):
@@ -123,6 +213,14 @@ class ServingSettings(Table):
     log_sync: Duration = Field(
         default=10**6, description="how often the prediction log is synced to the disk; 0: before each answer"
     )
+    store_retry: Duration = Field(
+        default=10**6,
+        description="how long the online store is left alone after it could not be read; answers degrade at once",
+    )
+    stale_keys: int = Field(
+        default=10_000, gt=0, description='keys whose features are kept for `on_missing="stale"`, of each entity'
+    )
+    stale_for: Duration = Field(default=HOUR, gt=0, description="how old features may be that stand in")
     window_rows: int = Field(default=100_000, ge=0, description="feature vectors of a day kept for drift monitors")
     verify_period: Duration = Field(
         default=7 * DAY, gt=0, description="how far back served features are compared with history"
@@ -144,6 +242,7 @@ class Settings(Table):
 
     project: ProjectSettings = ProjectSettings()
     sources: dict[str, SourceSettings] = Field(default={}, description="by the source's class name")
+    s3: S3Settings = S3Settings()
     stores: StoreSettings = StoreSettings()
     serving: ServingSettings = ServingSettings()
     limits: LimitSettings = LimitSettings()

@@ -92,6 +92,31 @@ def zone_of(name: str) -> ZoneInfo:
         raise DefinitionError("unknown time zone", got=name, expected="an IANA name such as Europe/Paris") from error
 
 
+@lru_cache(maxsize=100_000)
+def end_of_day(day: int, zone: str) -> int:
+    """Return the instant at which a local day is over; days are microseconds from 1970-01-01 to their midnight.
+
+    >>> end_of_day(15_688 * DAY, "Europe/Paris") - 15_688 * DAY == 23 * HOUR  # 2012-12-14 ends at 23:00 UTC
+    True
+
+    Raises:
+        DefinitionError: no such zone.
+        OverflowError: the day is outside the years 1 to 9999.
+    """
+    midnight = datetime(1970, 1, 1) + timedelta(microseconds=day + DAY)
+    return Instant.of(midnight.replace(tzinfo=zone_of(zone)))
+
+
+def civil_time(t: int, zone: str) -> int:
+    """Return what clocks show in a zone at an instant, as microseconds since 1970-01-01 00:00 local.
+
+    >>> civil_time(0, "Europe/Paris") == HOUR
+    True
+    """
+    ahead = (EPOCH + timedelta(microseconds=t)).astimezone(zone_of(zone)).utcoffset()
+    return t if ahead is None else t + ahead // timedelta(microseconds=1)
+
+
 @lru_cache(maxsize=1024)
 def duration(text: str | int) -> int:
     """Return a duration in microseconds.

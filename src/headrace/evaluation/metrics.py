@@ -162,12 +162,14 @@ def compare_models(
     queries: ArrayLike | None = None,
     quantile: float = 0.5,
     clusters: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     resamples: int = 500,
 ) -> Comparison:
     """Decide whether a challenger is better than the champion on the same rows, at this two-sided confidence.
 
     Metrics that are a mean of losses compare row by row, with `clusters` robust against rows that share a fate (a day,
-    say); AUC by DeLong; all others by resampling rows (queries for a ranking), for which alone `rng` is used.
+    say); AUC by DeLong; all others, and rows of different weights, by resampling rows (queries for a ranking), for which
+    alone `rng` is used.
 
     >>> import numpy as np
     >>> rng = np.random.default_rng(1)
@@ -184,10 +186,10 @@ def compare_models(
             f"{name} has no better direction", where="evaluation.metrics", next_step="compare another metric"
         )
     other = threshold if champion_threshold is None else champion_threshold
-    first = as_rows(labels, challenger, None, threshold, queries, quantile)
-    second = as_rows(labels, champion, None, other, queries, quantile)
+    first = as_rows(labels, challenger, weights, threshold, queries, quantile)
+    second = as_rows(labels, champion, weights, other, queries, quantile)
     sides = measure_rows(metric, first), measure_rows(metric, second)
-    method = method_of(metric, clusters)
+    method = "paired bootstrap" if weights is not None else method_of(metric, clusters)
     reason = sides[0].reason or sides[1].reason
     if reason is not None:
         return Comparison(name, method, *sides, None, None, None, None, confidence, False, reason)

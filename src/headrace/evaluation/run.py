@@ -42,7 +42,8 @@ RESAMPLES = 200
 class JudgedRows:
     """Hold the rows that judge: labels, both models' scores, and the rows' own columns for slices.
 
-    `clusters` groups rows that share a fate (a day, say), for a comparison that is robust against it.
+    `clusters` groups rows that share a fate (a day, say), for a comparison that is robust against it; `weights` say for
+    how many rows each stands, where they are a sample.
     """
 
     labels: Scores
@@ -52,6 +53,7 @@ class JudgedRows:
     threshold: float = 0.5
     champion_threshold: float | None = None
     clusters: NDArray[Any] | None = None
+    weights: Scores | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class _Judge:
         self, given: JudgedRows, footprint: Footprint, slices: Mapping[str, NDArray[np.str_]], rng: np.random.Generator
     ) -> None:
         self.given, self.footprint, self.slices, self.rng = given, footprint, slices, rng
-        self.rows = as_rows(given.labels, given.candidate, threshold=given.threshold)
+        self.rows = as_rows(given.labels, given.candidate, given.weights, given.threshold)
         if given.columns.num_rows != len(given.labels):
             raise DataError(
                 "the slice columns are of other rows",
@@ -120,7 +122,7 @@ class _Judge:
         assert self.given.champion is not None
         other = self.given.champion_threshold
         threshold = self.given.threshold if other is None else other
-        return as_rows(self.given.labels, self.given.champion, threshold=threshold)
+        return as_rows(self.given.labels, self.given.champion, self.given.weights, threshold)
 
     def all_metrics(self, task: Task, rows: Rows) -> dict[str, float | None]:
         return {m.name: measure_rows(m, rows).value for m in METRICS.values() if m.task == TASKS[task]}
@@ -155,6 +157,7 @@ class _Judge:
             given.candidate,
             groups,
             min_rows=quantity.min_rows,
+            weights=given.weights,
             threshold=given.threshold,
         )
         table = slice_table(found)
@@ -174,6 +177,7 @@ class _Judge:
             given.candidate,
             self.slices[quantity.by.name],
             min_rows=quantity.min_rows,
+            weights=given.weights,
             threshold=given.threshold,
         )
         ends = {"lowest": found.lowest, "highest": found.highest, "ratio": found.ratio}
@@ -196,6 +200,7 @@ class _Judge:
             threshold=given.threshold,
             champion_threshold=given.champion_threshold,
             clusters=given.clusters,
+            weights=given.weights,
         )
         reason = found.reason or (None if found.better else "not shown to be better than the champion")
         interval = None if found.low is None or found.high is None else (found.low, found.high)
@@ -227,6 +232,8 @@ def _judged(gate: Limit, kind: str, value: float | None, reason: str | None) -> 
 
 def interval_of(metric: Metric, rows: Rows, rng: np.random.Generator) -> tuple[float, float] | None:
     """Return the 95 % interval of a metric on rows: exact methods where there are any, else the bootstrap."""
+    if rows.weights is not None:
+        return _resampled(metric, rows, rng)
     if metric.name == "auc":
         estimate = auc_interval(rows.labels, rows.predictions, CONFIDENCE)
         return None if estimate is None else (estimate.low, estimate.high)
@@ -241,6 +248,10 @@ def interval_of(metric: Metric, rows: Rows, rng: np.random.Generator) -> tuple[f
             return None
         ends = (max(0.0, mean.low), max(0.0, mean.high))
         return (float(np.sqrt(ends[0])), float(np.sqrt(ends[1]))) if metric.name == "rmse" else ends
+    return _resampled(metric, rows, rng)
+
+
+def _resampled(metric: Metric, rows: Rows, rng: np.random.Generator) -> tuple[float, float] | None:
     score = SCORES[metric.name]
     places = np.arange(len(rows.labels))
     found = bootstrap(

@@ -1,180 +1,20 @@
-"""Declare features once: windowed aggregates, latest values and functions, from which every path is derived."""
+"""Declare features once: groups of aggregates over one source, and functions, from which every path is derived."""
 
 from __future__ import annotations
 
 import inspect
-import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from headrace.core.errors import DefinitionError, UnknownColumn, did_you_mean
-from headrace.core.expressions import Column, Expr, lift
+from headrace.core.expressions import Column, Expr
 from headrace.core.location import user_location
-from headrace.core.time import Instant, duration
+from headrace.features.aggregates import RETURNS, Aggregate, Feature, Item, optional
 from headrace.sources.definition import Source, definition_of
 
 R = TypeVar("R")
-Number = Expr[float | None] | Expr[int | None] | Expr[bool | None]
-RETURNS: dict[Any, str] = {int: "int", float: "float", bool: "bool", str: "str"}
-
-
-@dataclass(frozen=True, eq=False)
-class Aggregate:
-    """Hold an aggregate that still lacks its windows: `hr.mean(column)`; call `.over(...)`."""
-
-    kind: str
-    value: Expr[Any] | None
-    where: Expr[bool] | None = None
-    parameter: float | None = None
-    location: str = field(default_factory=user_location)
-
-    def over(self, *windows: str, fill: float | None = None) -> Feature:
-        """Compute over exact sliding windows `[t - window, t)` of the value's moment.
-
-        `fill` replaces null where the window holds no value.
-
-        Raises:
-            DefinitionError: no window, one that is no duration, or one given twice.
-        """
-        sizes = tuple(_window(text, self.location) for text in windows)
-        if not sizes or len(set(sizes)) < len(sizes):
-            raise DefinitionError(
-                "a feature needs windows, each once", where=user_location(), got=windows, expected='.over("1h", "24h")'
-            )
-        ordered = sorted(zip(sizes, windows, strict=True))
-        return Feature(self, tuple(size for size, _ in ordered), tuple(text for _, text in ordered), fill=fill)
-
-
-@dataclass(frozen=True, eq=False)
-class Item:
-    """Name one value of a feature: `Origin.dep_delay["1h"]`."""
-
-    feature: Feature
-    part: str | None
-
-    def __str__(self) -> str:
-        return self.feature.column_name(self.part)
-
-
-class Feature:
-    """Hold an aggregate with its windows, or the latest values of some columns; subscript it for one of its values."""
-
-    def __init__(
-        self,
-        aggregate: Aggregate,
-        windows: tuple[int, ...] = (),
-        labels: tuple[str, ...] = (),
-        *,
-        columns: tuple[Column[Any], ...] = (),
-        max_age: int | None = None,
-        fill: float | None = None,
-    ) -> None:
-        self.aggregate, self.windows, self.labels, self.columns = aggregate, windows, labels, columns
-        self.max_age, self.fill = max_age, fill
-        self.name = ""
-        self.group: type[FeatureGroup] | None = None
-
-    def parts(self) -> tuple[str | None, ...]:
-        """Return what the feature can be subscripted with; (None,) if it has one value only."""
-        if self.windows:
-            return self.labels
-        return tuple(c.name for c in self.columns) if len(self.columns) > 1 else (None,)
-
-    def column_name(self, part: str | None) -> str:
-        """Return a value's full name: `Origin.dep_delay[1h]`."""
-        owner = f"{self.group.__name__}." if self.group else ""
-        return f"{owner}{self.name}" + (f"[{part}]" if part else "")
-
-    def __getitem__(self, part: str) -> Item:
-        """Return one of the feature's values, by window ("1h") or column name.
-
-        Raises:
-            UnknownColumn: the feature has no such part.
-        """
-        known = [p for p in self.parts() if p]
-        same = [
-            label
-            for label, size in zip(self.labels, self.windows, strict=True)
-            if size == _window(part, user_location())
-        ]
-        wanted = next(iter(same), part)
-        if wanted not in known:
-            raise UnknownColumn(
-                f"{self.column_name(None)} has no part {part}",
-                where=user_location(),
-                got=part,
-                expected=known,
-                next_step=did_you_mean(part, known),
-            )
-        return Item(self, wanted)
-
-
-def count(value: Expr[Any] | None = None, *, where: Expr[bool] | None = None) -> Aggregate:
-    """Count rows, or a column's values that are not null."""
-    return Aggregate("count", value, where)
-
-
-def sum(value: Number, *, where: Expr[bool] | None = None) -> Aggregate:
-    """Add values up exactly and round once; null if there are none."""
-    return Aggregate("sum", lift(value), where)
-
-
-def mean(value: Number, *, where: Expr[bool] | None = None) -> Aggregate:
-    """Average values exactly and round once; null if there are none."""
-    return Aggregate("mean", lift(value), where)
-
-
-def min(value: Number, *, where: Expr[bool] | None = None) -> Aggregate:
-    """Take the smallest value; null if there are none."""
-    return Aggregate("min", lift(value), where)
-
-
-def max(value: Number, *, where: Expr[bool] | None = None) -> Aggregate:
-    """Take the largest value; null if there are none."""
-    return Aggregate("max", lift(value), where)
-
-
-def stddev(value: Number, *, where: Expr[bool] | None = None) -> Aggregate:
-    """Compute the sample standard deviation (n - 1); null below two values."""
-    return Aggregate("stddev", lift(value), where)
-
-
-def rate(condition: Expr[bool] | Expr[bool | None], *, where: Expr[bool] | None = None) -> Aggregate:
-    """Compute the share of rows, among those where the condition is not null, for which it is true."""
-    return Aggregate("rate", lift(condition), where)
-
-
-def quantile(value: Number, q: float, *, where: Expr[bool] | None = None) -> Aggregate:
-    """Take the exact inverse-CDF quantile: the smallest value that at least a share `q` of the values do not exceed.
-
-    Raises:
-        DefinitionError: `q` is not in (0, 1].
-    """
-    if not 0 < q <= 1:
-        raise DefinitionError("not a quantile", where=user_location(), got=q, expected="0 < q <= 1")
-    return Aggregate("quantile", lift(value), where, parameter=q)
-
-
-def latest(*columns: Column[Any], max_age: str | None = None, where: Expr[bool] | None = None) -> Feature:
-    """Take each column's newest value that is not null; null once it is older than `max_age`.
-
-    Raises:
-        DefinitionError: no column given.
-    """
-    if not columns:
-        raise DefinitionError("latest needs a column", where=user_location(), expected="hr.latest(Weather.temp)")
-    limit = None if max_age is None else _window(max_age, user_location())
-    return Feature(Aggregate("latest", None, where), columns=columns, max_age=limit)
-
-
-def _window(text: str, location: str) -> int:
-    try:
-        return duration(text)
-    except DefinitionError as error:
-        error.where = location
-        raise
 
 
 class GroupMeta(type):
@@ -209,6 +49,12 @@ class GroupDefinition:
     features: tuple[Feature, ...]
     description: str
     location: str
+
+    @property
+    def spoken(self) -> list[Expr[Any]]:
+        """Return what the group names of its source."""
+        parts = [e for f in self.features for e in (f.aggregate.value, f.aggregate.where, f.on, *f.columns)]
+        return [*self.entity, *(e for e in parts if e is not None)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,7 +124,7 @@ class OnDemand(Generic[R]):
         self.name = function.__name__
         self.location = user_location()
         hints = typing.get_type_hints(function)
-        self.returns, _ = _optional(hints.get("return"))
+        self.returns, _ = optional(hints.get("return"))
         missing = [name for name in inspect.signature(function).parameters if name not in bound]
         unknown = [name for name in bound if name not in inspect.signature(function).parameters]
         if missing or unknown or self.returns not in RETURNS:
@@ -289,19 +135,11 @@ class OnDemand(Generic[R]):
                 expected="@hr.on_demand(x=Source.x) above def f(x: float) -> float | None",
             )
         self.dtype = RETURNS[self.returns]
-        self.required = tuple(name for name in bound if not _optional(hints.get(name))[1])
+        self.required = tuple(name for name in bound if not optional(hints.get(name))[1])
 
     def __call__(self, *args: Any, **kwargs: Any) -> R:
         """Call the function itself."""
         return self.function(*args, **kwargs)
-
-
-def _optional(hint: Any) -> tuple[Any, bool]:
-    """Split `float | None` into (float, True)."""
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        inner = [a for a in typing.get_args(hint) if a is not type(None)]
-        return (inner[0] if len(inner) == 1 else hint), len(inner) < len(typing.get_args(hint))
-    return hint, hint is None or hint is Any
 
 
 def on_demand(**bound: Column[Any] | Item) -> Callable[[Callable[..., R]], OnDemand[R]]:
@@ -314,21 +152,3 @@ def on_demand(**bound: Column[Any] | Item) -> Callable[[Callable[..., R]], OnDem
 
 
 FeatureLike = Column[Any] | type[FeatureGroup] | Bound | Feature | Item | OnDemand[Any]
-
-
-class Dataset:
-    """Describe training rows and requests alike: one row per prediction, holding only what was known at its moment."""
-
-    def __init__(
-        self,
-        *,
-        rows: type[Source],
-        at: Expr[Instant] | Expr[Any],
-        features: Sequence[FeatureLike],
-        label: Expr[bool] | Expr[float | None] | Expr[Any],
-        mature: str,
-    ) -> None:
-        self.rows, self.at, self.features, self.label = rows, at, tuple(features), lift(label)
-        self.mature = duration(mature)
-        self.location = user_location()
-        definition_of(rows)

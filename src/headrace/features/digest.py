@@ -7,13 +7,13 @@ import struct
 
 import numpy as np
 
+from headrace.core.time import civil_time
+from headrace.features.events import head_keys
 from headrace.features.plan import FeaturePlan
 from headrace.features.record import OK
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.features.windows import OnlineLane
 from headrace.storage.keyvalue import Snapshot
-
-BLOCK_KEY = 5  # a lane's blocks stand behind their key, with `c` and a number of 4 bytes
 
 
 def state_digest(snapshot: Snapshot, plan: FeaturePlan) -> str:
@@ -29,15 +29,20 @@ def state_digest(snapshot: Snapshot, plan: FeaturePlan) -> str:
     newest = StreamPath.newest(get) or 0
     for group in sorted(plan.groups, key=lambda group: group.hash):
         for lane in group.lanes:
-            online, last = OnlineLane(lane.lane, lane.outputs), b""
+            online = OnlineLane(lane.lane, lane.outputs)
             newest_values = np.array([output.window is None for output in lane.outputs])
-            for key, _ in snapshot.items(DATABASE, lane.prefix):
-                if last and key.startswith(last) and len(key) == len(last) + BLOCK_KEY:
-                    continue
-                last = key
+            for key in head_keys(key for key, _ in snapshot.items(DATABASE, lane.prefix)):
                 kept = [e for e in online.events(get, key) if e.moment >= newest - lane.lane.keep]
-                online.read(get, key, newest + 1)
-                values = online.words.tobytes() + online.status.tobytes()
+                online.read(get, key, newest + 1, None if lane.zone is None else civil_time(newest + 1, lane.zone))
+                values = _values(online)
                 if kept or (online.status[newest_values] == OK).any():
                     found.update(struct.pack("<I", len(key)) + key + repr(kept).encode() + values)
     return found.hexdigest()
+
+
+def _values(online: OnlineLane) -> bytes:
+    """Return what the last read found; of a fold, the values that it takes."""
+    words, taken = online.words.copy(), online.folds()
+    for place in taken:
+        words[place] = 0
+    return words.tobytes() + online.status.tobytes() + b"".join(values.tobytes() for values in taken.values())

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from headrace.core.expressions import columns_of, per_row
+from headrace.core.expressions import Column, Moment, columns_of, per_row
 from headrace.core.identity import encode_key, text_id
-from headrace.features.plan import LanePlan
+from headrace.core.time import civil_time
+from headrace.features.lane_plan import LanePlan
 from headrace.features.rows import StoredRow
 from headrace.features.windows import ValueType
 
+BLOCK_SUFFIX = 5  # `c` and a block's number, behind the key of its head
+
 
 class LaneEvent(NamedTuple):
-    """Place a row's values under a key of a lane, ordered by (moment, arrival, row id)."""
+    """Place a row's values under a key of a lane, ordered by (moment, arrival, row id).
+
+    In a placed lane `moment` is where the event stands, and its moment is the last of the packed values.
+    """
 
     key: bytes
     moment: int
@@ -27,6 +33,23 @@ def text_key(identity: int) -> bytes:
     return b"T" + identity.to_bytes(8, "big")
 
 
+def head_keys(keys: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield those of a lane's keys, in their order, under which heads stand; a head's blocks stand behind it."""
+    head = b""
+    for key in keys:
+        if not (head and len(key) == len(head) + BLOCK_SUFFIX and key.startswith(head + b"c")):
+            head = key
+            yield key
+
+
+def _position(on: Moment, zone: str | None, index: Mapping[Column[Any], int]) -> Callable[[Sequence[Any]], int | None]:
+    """Return where a row's event stands: dates in civil time, instants in UTC or in the civil time of a zone."""
+    (column, offset), place = on.terms[0], index[on.terms[0][0]]
+    if zone is None or column.dtype == "date":
+        return lambda row: None if row[place] is None else row[place] + offset
+    return lambda row: None if row[place] is None else civil_time(row[place] + offset, zone)
+
+
 class EventMaker:
     """Compute a row's event in one lane.
 
@@ -38,11 +61,11 @@ class EventMaker:
         index = plan.source.index
         self.plan = plan
         self.moment = plan.moment.per_row(index)
+        self.position = None if plan.on is None else _position(plan.on, plan.zone, index)
         self.entity = tuple(index[c] for c in plan.entity)
         self.where = None if plan.where is None else per_row(plan.where, index)
         self.values: tuple[Callable[[Any], Any], ...] = tuple(per_row(v, index) for v in plan.values)
         self.places = tuple(index[c] for c in plan.reads)
-        self.keeps_nulls = plan.lane.state or any(o.column is None for o in plan.outputs)
         self.references = tuple(i for i, kind in enumerate(plan.lane.values) if kind is ValueType.REF)
         self.reads_row = {index[c] for e in (*plan.values, *plan.entity) for c in columns_of(e)}
 
@@ -50,19 +73,22 @@ class EventMaker:
         """Return the row's event, or None."""
         cells = row.values
         moment = self.moment(cells)
-        if moment is None or (self.where is not None and not self.where(cells)):
+        stands = moment if self.position is None else self.position(cells)
+        if moment is None or stands is None or (self.where is not None and not self.where(cells)):
             return None
         key = encode_key([cells[p] for p in self.entity])
         if key is None:
             return None
         values = [value(cells) for value in self.values]
-        if not self.keeps_nulls and all(v is None for v in values):
+        if not self.plan.keeps_nulls and all(v is None for v in values):
             return None
         for place in self.references:
             if values[place] is not None:
                 values[place] = text_id(values[place])
+        if self.position is not None:
+            values.append(moment)
         arrival = max([row.arrivals[p] for p in self.places])
-        return LaneEvent(self.plan.prefix + key, moment, arrival, row_hash, self.plan.lane.pack(values))
+        return LaneEvent(self.plan.prefix + key, stands, arrival, row_hash, self.plan.lane.pack(values))
 
     def texts(self, row: StoredRow) -> list[str]:
         """Return the texts that the row's event refers to by id."""

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from headrace.core.errors import UnknownColumn, did_you_mean
 from headrace.core.identity import encode_key
-from headrace.core.time import Instant, format_duration, rough_duration
+from headrace.core.time import Instant, civil_time, format_duration, rough_duration
+from headrace.features.fold import Folder
 from headrace.features.history import NEVER, History
+from headrace.features.lane_plan import LanePlan
 from headrace.features.offline import lane_events, texts_by_id
-from headrace.features.plan import FeaturePlan, LanePlan
+from headrace.features.plan import FeaturePlan
 from headrace.features.record import OK
-from headrace.features.windows import LaneEvents, scan
+from headrace.features.windows import LaneEvents, Output, scan
 
 SHOWN = 50
 
@@ -131,11 +133,16 @@ def _log(logs: dict[bytes, _Log], lane: LanePlan, histories: Mapping[str, Histor
 
 def _explain(lane: LanePlan, output: int, log: _Log, key: bytes, t: int, name: str) -> FeatureExplanation:
     events, number = log.events, log.numbers.get(key, -1) if key else -1
-    words, status = scan(lane.lane, lane.outputs, events, np.array([number]), np.array([t]))
+    back = t if lane.zone is None else civil_time(t, lane.zone)
+    one = np.array([number]), np.array([t])
+    words, status, folds = scan(lane.lane, lane.outputs, events, *one, query_at=np.array([back]))
+    if output in folds and status[0, output] == OK:
+        result = Folder(lane, output).result(folds[output][0], log.texts.__getitem__)
+        words[0, output], status[0, output] = result
     place = lane.outputs[output].column
     mine = np.flatnonzero(events.key == number)
     mine = mine[np.lexsort((events.row[mine], events.arrival[mine], events.moment[mine]))][::-1]
-    reasons = _reasons(lane, output, events, mine, t)
+    reasons = _reasons(lane, output, events, mine, t, back)
     used = reasons == USED
     refused = np.flatnonzero(~used)
     near = refused[np.argsort(np.abs(events.moment[mine[refused]] - t), kind="stable")][:SHOWN]
@@ -156,25 +163,32 @@ def _explain(lane: LanePlan, output: int, log: _Log, key: bytes, t: int, name: s
     )
 
 
-USED, ABSENT_YET, AFTER, CORRECTED, OLD, EMPTY, REPLACED = range(7)
+USED, ABSENT_YET, AFTER, CORRECTED, OLD, EMPTY, REPLACED, BEYOND, ENDED = range(9)
 
 
-def _reasons(lane: LanePlan, output: int, events: LaneEvents, mine: NDArray[np.int64], t: int) -> NDArray[np.int64]:
+def _reasons(
+    lane: LanePlan, output: int, events: LaneEvents, mine: NDArray[np.int64], t: int, back: int
+) -> NDArray[np.int64]:
     """Return why each of a key's events, the newest first, was refused, or USED; the first reason counts."""
-    what = lane.outputs[output]
-    edge = t + 1 if lane.lane.state else t
-    moment, column = events.moment[mine], what.column
-    old = np.zeros(len(mine), bool)
+    what, state = lane.outputs[output], lane.lane.state
+    stands, column = events.moment[mine], what.column
+    moment = events.words[mine, -1] if lane.on is not None else stands
+    old, beyond, ended = (np.zeros(len(mine), bool) for _ in range(3))
     if what.window is not None:
-        old = moment < edge - what.window
+        end = back - what.offset + state
+        begin = end - what.window
+        old, beyond = stands < (begin // what.hop * what.hop if what.hop else begin), stands >= end
     elif what.parameter is not None:
-        old = t - moment > what.parameter
+        old = t - stands > what.parameter
+    if what.until is not None:
+        ended = ~events.nulls[mine, what.until] & (events.words[mine, what.until] <= t)
     empty = np.zeros(len(mine), bool) if column is None or lane.lane.state else events.nulls[mine, column]
-    tests = [(events.arrival[mine] > t, ABSENT_YET), (moment >= edge, AFTER), (events.until[mine] <= t, CORRECTED)]
-    tests += [(old, OLD), (empty, EMPTY)]
+    tests = [(events.arrival[mine] > t, ABSENT_YET), (moment >= t + state, AFTER), (events.until[mine] <= t, CORRECTED)]
+    tests += [(old, OLD), (beyond, BEYOND), (empty, EMPTY)]
     found = np.select([test for test, _ in tests], [reason for _, reason in tests], USED)
     if what.aggregate == "latest":
         found[np.flatnonzero(found == USED)[1:]] = REPLACED
+        found[(found == USED) & ended] = ENDED
     return found
 
 
@@ -187,7 +201,9 @@ def _use(lane: LanePlan, place: int | None, log: _Log, i: int, t: int, reason: i
         ABSENT_YET: f"had not arrived: came {rough_duration(max(arrival - t, 0))} later",
         AFTER: "was not known yet: its moment is not before the prediction's",
         CORRECTED: f"was corrected at {Instant(until).isoformat()}" if until != NEVER else "",
-        OLD: f"is older than {format_duration(int(limit or 0))}",
+        OLD: f"is older than {_span(int(limit or 0), what)}",
+        BEYOND: f"lies beyond the window, {_span(0, what)}",
+        ENDED: "held until a moment that has passed",
         EMPTY: "its value is null",
         REPLACED: "a newer one holds",
     }[reason]
@@ -196,6 +212,13 @@ def _use(lane: LanePlan, place: int | None, log: _Log, i: int, t: int, reason: i
         kind = lane.lane.values[place].name.lower()
         value = (None if events.nulls[i, place] else _plain(events.words[i, place], kind, log.texts),)
     return EventUse(Instant(moment), Instant(arrival), value, reason == USED, why)
+
+
+def _span(length: int, what: Output) -> str:
+    """Write how far back, or ahead, a window's edge is."""
+    far = length + what.offset
+    stepped = f", in steps of {format_duration(what.hop)}" if what.hop and length else ""
+    return f"{format_duration(abs(far))}{' ahead' if far < 0 else ''}{stepped}"
 
 
 def _plain(word: Any, dtype: str, texts: Mapping[int, str]) -> Any:

@@ -18,7 +18,9 @@ def content_digest(found: TrainingSet) -> str:
     """Return the SHA-256 of a training set's moments, labels, rows and features: bit by bit, in their order."""
     digest = hashlib.sha256()
     digest.update(np.ascontiguousarray(found.t).tobytes())
+    digest.update(canonical([list(found.names), found.weight is not None]))
     digest.update(np.ascontiguousarray(found.label).tobytes())
+    digest.update(b"" if found.weight is None else np.ascontiguousarray(found.weight).tobytes())
     for table in (found.rows, found.features):
         for name in table.column_names:
             digest.update(canonical([name, str(table[name].type), len(table)]))

@@ -17,8 +17,8 @@ from headrace.core.time import Instant
 from headrace.features.explain import FeatureExplanation, explain_row
 from headrace.features.history import History
 from headrace.features.offline import Values
-from headrace.features.plan import FeaturePlan
-from headrace.features.record import OK, STATUS
+from headrace.features.plan import DatasetPlan, FeaturePlan
+from headrace.features.record import OK, STATUS, label_columns, unlabelled
 
 AT, LABEL = "at", "label"
 PRINTED = 3  # used and refused events of each feature that an explanation prints
@@ -29,7 +29,8 @@ UTC_MICROSECONDS = pa.timestamp("us", "UTC")
 class FeatureFrame:
     """Hold n rows: what names them (`rows`), their moments `t` (int64 microseconds UTC), their features and labels.
 
-    `label` is float64 (0 and 1 for a bool label, NaN where no label had arrived), None where no label is declared.
+    `label` is float64 (0 and 1 for a bool label, NaN where no label had arrived), None where no label is declared; with
+    several `labels` it has shape (rows, labels).
     `status` has shape (n, features): why a feature is null (`headrace.features.record.STATUS`). `manifest` says from
     which definition and data the rows follow, as plain JSON.
     """
@@ -47,7 +48,7 @@ class FeatureFrame:
         return len(self.t)
 
     def __repr__(self) -> str:
-        labelled = "" if self.label is None else f", {np.count_nonzero(~np.isnan(self.label)):,} with a label"
+        labelled = "" if self.label is None else f", {len(self) - unlabelled(self.label):,} with a label"
         span = ""
         if len(self):
             first, last = (Instant(int(t)).isoformat() for t in (self.t.min(), self.t.max()))
@@ -59,6 +60,12 @@ class FeatureFrame:
     def columns(self) -> tuple[str, ...]:
         """Return the features' names, in the order of `numpy()`."""
         return tuple(column.name for column in self.plan.columns)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return the names of the labels: `label`, or `label[7d+14d]` where there are several."""
+        names = self.plan.label.names if isinstance(self.plan, DatasetPlan) else (LABEL,)
+        return (LABEL,) if len(names) == 1 else tuple(f"{LABEL}[{name}]" for name in names)
 
     @property
     def status(self) -> NDArray[np.uint8]:
@@ -79,7 +86,9 @@ class FeatureFrame:
                 values = values.dictionary_encode()
             table = table.append_column(column.name, values)
         if self.label is not None:
-            table = table.append_column(LABEL, pa.array(self.label, mask=np.isnan(self.label)))
+            names = self.plan.label.names if isinstance(self.plan, DatasetPlan) else (LABEL,)
+            for name, label in label_columns(names, self.label).items():
+                table = table.append_column(name, label)
         return table
 
     def to_pandas(self) -> Any:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from headrace.core.expressions import Column
 from headrace.core.identity import row_hash
+from headrace.features.equal import certainly_distinct
 from headrace.features.rows import ABSENT
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, STATED
@@ -27,7 +28,7 @@ class History:
     """Hold reveals ordered by (row, arrival, content); version i is the row as it was after reveal i.
 
     `row` is a dense row number, `arrival` microseconds UTC. `cells(column)` carries each column's newest stated value
-    forward within its row.
+    forward within its row. In a `single` history every row has one reveal; versions then stand as the reveals do.
     """
 
     source: SourceDefinition
@@ -35,6 +36,7 @@ class History:
     order: Ints
     row: Ints
     arrival: Ints
+    single: bool = False
     hashes: dict[int, int] = field(default_factory=dict)
 
     @classmethod
@@ -42,11 +44,14 @@ class History:
         """Order the reveals that had arrived by `as_of` (microseconds UTC)."""
         newest = pc.max(reveals[ARRIVAL]).as_py()
         late = newest is not None and newest > as_of
-        table = (reveals.filter(pc.less_equal(reveals[ARRIVAL], as_of)) if late else reveals).combine_chunks()
-        ids = table[ROW_ID].combine_chunks() if table.num_rows else pa.array([], pa.binary())
+        table = reveals.filter(pc.less_equal(reveals[ARRIVAL], as_of)) if late else reveals
+        arrival = _integers(table, ARRIVAL)
+        if certainly_distinct(table[ROW_ID]):
+            places = np.arange(table.num_rows)
+            return cls(source, table, places, places, arrival, single=True)
+        ids = table[ROW_ID].combine_chunks()
         row = ids.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        arrival, content = (table[name].to_numpy().astype(np.int64) for name in (ARRIVAL, CONTENT))
-        order = np.lexsort((content, arrival, row))
+        order = np.lexsort((_integers(table, CONTENT), arrival, row))
         return cls(source, table, order, row[order], arrival[order])
 
     def __len__(self) -> int:
@@ -55,20 +60,30 @@ class History:
     @cached_property
     def starts(self) -> Ints:
         """Return the place of each row's first version."""
-        if not len(self):
-            return np.zeros(0, np.int64)
+        if self.single or not len(self):
+            return self.row
         return np.flatnonzero(np.concatenate([[True], self.row[1:] != self.row[:-1]]))
+
+    @cached_property
+    def lasts(self) -> Ints:
+        """Return the place of each row's newest version."""
+        return np.append(self.starts, len(self))[1:] - 1
 
     @cached_property
     def first(self) -> Ints:
         """Return, for each version, the place of its row's first version."""
-        return np.repeat(self.starts, np.diff(np.append(self.starts, len(self))))
+        return self.row if self.single else np.repeat(self.starts, np.diff(np.append(self.starts, len(self))))
 
     @cached_property
     def stated(self) -> Ints:
         """Return each reveal's bit mask of stated columns."""
-        masks: Ints = self.table[STATED].to_numpy().astype(np.int64)[self.order]
-        return masks
+        masks = _integers(self.table, STATED)
+        return masks if self.single else masks[self.order]
+
+    @cached_property
+    def always(self) -> int:
+        """Return the bit mask of the columns that every reveal states."""
+        return int(np.bitwise_and.reduce(self.stated)) if len(self) else 0
 
     def row_hashes(self, versions: Ints) -> Ints:
         """Return the tie-breaking hash of the row of each of some versions, the same as the stream's."""
@@ -82,9 +97,26 @@ class History:
     def origin(self, column: Column[Any]) -> Ints:
         """Return, for each version, the place of the reveal that states the column's value; -1 if none has."""
         place = self.source.index[column]
+        if self.single and self.always >> place & 1:
+            return self.row
         said = np.where(self.stated >> place & 1, np.arange(len(self)), -1)
         newest = np.maximum.accumulate(said) if len(self) else said
         return np.where(newest >= self.first, newest, -1)
+
+    def complete(self, column: Column[Any]) -> bool:
+        """Return whether every reveal states the column, and none as null."""
+        return bool(self.always >> self.source.index[column] & 1) and self.table[column.name].null_count == 0
+
+    def rows(self, columns: Sequence[Column[Any]], versions: Ints) -> pa.Table:
+        """Return some columns at given versions of a single history."""
+        places, found = pa.array(versions), {}
+        for column in columns:
+            values = self.table[column.name].take(places)
+            if not self.always >> self.source.index[column] & 1:
+                stated = self.stated[versions] >> self.source.index[column] & 1
+                values = pc.if_else(pa.array(stated.astype(bool)), values, None)
+            found[column.name] = values
+        return pa.table(found)
 
     def cells(self, column: Column[Any]) -> pa.Array:
         """Return the column's value in each version, null where it is null or was not stated yet."""
@@ -92,6 +124,8 @@ class History:
 
     def _cells(self, column: Column[Any], origin: Ints) -> pa.Array:
         values = self.table[column.name].combine_chunks()
+        if self.single and origin is self.row:
+            return values
         place = self.order[np.maximum(origin, 0)] if len(self) else origin
         return values.take(pa.array(place, pa.int64(), mask=origin < 0))
 
@@ -101,13 +135,21 @@ class History:
         for column in columns:
             origin = self.origin(column)
             cells[column.name] = self._cells(column, origin)
-            if len(self):
+            if self.single and origin is self.row:
+                newest = self.arrival
+            elif len(self):
                 newest = np.maximum(newest, np.where(origin >= 0, self.arrival[np.maximum(origin, 0)], ABSENT))
         return pa.table(cells), newest
 
     def version_at(self, t: Ints) -> Ints:
         """Return, for each row, the place of its version at an instant of its own; -1 if nothing had arrived."""
-        arrived = np.where(
-            self.arrival <= t[np.cumsum(np.isin(np.arange(len(self)), self.starts)) - 1], np.arange(len(self)), -1
-        )
-        return np.maximum.reduceat(arrived, self.starts) if len(self) else np.zeros(0, np.int64)
+        if self.single or not len(self):
+            return np.where(self.arrival <= t, self.row, -1)
+        asked = np.repeat(t, np.diff(np.append(self.starts, len(self))))
+        return np.maximum.reduceat(np.where(self.arrival <= asked, np.arange(len(self)), -1), self.starts)
+
+
+def _integers(table: pa.Table, name: str) -> Ints:
+    """Return a column without nulls."""
+    values: Ints = table[name].to_numpy().astype(np.int64, copy=False)
+    return values

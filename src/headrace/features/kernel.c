@@ -14,20 +14,22 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-enum { COUNT = 0, SUM = 1, MEAN = 2, LEAST = 3, GREATEST = 4, STDDEV = 5, LATEST = 6, QUANTILE = 7, ROWS = 8 };
+enum { COUNT = 0, SUM = 1, MEAN = 2, LEAST = 3, GREATEST = 4, STDDEV = 5, LATEST = 6, QUANTILE = 7, ROWS = 8,
+       DISTINCT = 9, MODE = 10, LAST = 11, FIRST = 12, FOLD = 13 };
 enum { OK = 0, NONE = 1, EXPIRED = 2, OVERFLOWED = 3, STALE = 6 };
 enum { CORRUPT = -1, NO_MEMORY = -2, ENOUGH = -3 };
 enum { AUTO = 0, PLAIN = 1, SWEEP = 2 };
 
 enum { MOMENT = 0, ARRIVAL = 1, ROW = 2, MASK = 3, EVENT = 4 };
 /* An entry summarizes a block: ENTRY words and PART words for each column. */
-enum { FIRST = 0, LAST = 1, REFERENCE = 4, ENTRY_ROWS = 5, ENTRY = 6 };
+enum { BEGIN = 0, END = 1, REFERENCE = 4, ENTRY_ROWS = 5, ENTRY = 6 };
 enum { P_COUNT = 0, P_LEAST = 1, P_GREATEST = 2, P_LAST = 3, P_LAST_MOMENT = 4, P_MARKS = 5, P_SUM = 6, P_SQUARE = 9,
        PART = 14, SUM_PART = 3, SQUARE_PART = 5 };
 enum { SEEN = 1, LAST_NULL = 2, PLUS_INF = 4, MINUS_INF = 8, NANS = 16, NEGATIVE = 32, WIDE = 64 };
 enum { HEAD = 5, HEAD_FLOOR = 3, REBUILD = 1, FORMAT = 1, ANY_LEVEL = 255, MAX_DEPTH = 16 };
 
 #define MAX_COUNT ((int64_t)1 << 32)
+#define GATHERED ((int64_t)1 << 23) /* words of the rows that are gathered at a time, unless one key has more */
 
 static int64_t minus(int64_t a, int64_t b) {
   int64_t r;
@@ -39,20 +41,35 @@ static int64_t minus(int64_t a, int64_t b) {
 
 typedef struct {
   int32_t column, kind, window; /* window: its place, -1 for none */
+  int32_t place;                /* where the result is written */
+  int32_t until;                /* the column that says until when a latest value holds, -1 for none */
   double share;                 /* of a quantile */
-  int64_t age;                  /* the greatest of a latest value */
+  int64_t age;                  /* the greatest of a latest value; k of the k-th last or first */
 } Output;
+
+/* Say how windows lie. They are [t' - window, t' - shift) with t' the moment, or the civil time, of a question; with
+ * `hop` their begin is floored to a multiple of it. `known` is the column that says when an event's values are known,
+ * -1 if that is where it stands; such events may stand in the future. */
+typedef struct {
+  int64_t shift, hop;
+  int32_t state, known;
+} Frames;
 
 typedef struct {
   int32_t type, sums, ranges, lists, newest; /* sums: 1 with, 2 with squares */
+  int32_t groups, series;                    /* lists in the order of values: by equal ones too; lists in order of time */
+  int32_t last;                              /* of the order of time only the last value is asked for */
 } Need;
 
 typedef struct {
   int64_t count, least, greatest, last, last_moment;
   int32_t seen, last_null;
-  int64_t *list;        /* its values in the total order, if a quantile is asked for, or... */
+  int64_t *list;        /* its values as integers in the total order, if their order is asked for, or... */
   const Places *ranks;  /* ...their places among `ranked`, while sweeping */
   const int64_t *ranked;
+  int64_t *series; /* its values, newest first, if the k-th or all are asked for, or... */
+  int64_t from, to; /* ...their numbers among the visible ones, while sweeping */
+  int64_t different, most, group; /* while sweeping: different values, how often the most frequent comes, and its rank */
   Sum sum;
 } Column;
 
@@ -61,32 +78,58 @@ typedef struct {
   Column *column;
 } Tally;
 
+/* One key's events while its labels are gone through in time. An event is visible once it has arrived and is known, and
+ * until it is superseded; visible ones enter each window when its end passes them and leave it when its begin does. The
+ * sums are exact, so what was added can be taken out again. */
+typedef struct Sweep {
+  struct Lane *lane;
+  const int64_t *rows;
+  int64_t n, stride;
+  int64_t *from, *entering, entered; /* from when each may be visible, and places in that order */
+  int64_t *until, *ending, ended, endings;
+  int64_t *tail, front; /* each window's first place; the first place not yet before the edge */
+  uint8_t *visible;
+  Tally *tally;   /* of each window */
+  Places *ranks;  /* of each window and column whose order is asked for: the ranks of its visible values */
+  int64_t **rank, **ranked; /* of each such column: rank by place, value by rank */
+  Minima *often;            /* of each window and column with groups: how often a value comes, below zero, by first rank */
+  Minima *least, *greatest; /* of each column, by place; the greatest as complements */
+  Places *newest, *shown; /* of each column: places of what may be its latest value, and of its visible values */
+} Sweep;
+
 typedef struct {
   const int64_t *at;
   int64_t left;
   int32_t level;
 } Frame;
 
-typedef struct {
-  int32_t columns, windows, outputs, state;
-  int32_t listed, rows; /* windows up to the longest that asks for a quantile; whether rows are counted */
+typedef struct Lane {
+  int32_t columns, windows, outputs, state, known;
+  int32_t listed, rows; /* windows up to the longest that asks for single values; whether rows are counted */
+  int64_t shift, hop;
   int64_t *window;
   Output *output;
   Need *need;
   Tally own, *tally; /* what results are taken from: `own`, or a window's while sweeping */
   int64_t room;      /* of each list */
-  int64_t t, edge, lower; /* values of moments in [lower, edge) enter the next window */
+  int64_t t, edge, lower; /* values of events that stand in [lower, edge) enter the next window */
   int64_t trusted; /* latest values before this instant may not be the latest */
-  int32_t next, damaged;
+  int32_t next, damaged, no_memory;
+  int64_t *pool, pooled, pool_room; /* values that folds take: n, then n values, oldest first */
   int64_t *words;
   uint8_t *status;
+  const Sweep *sweep;
   int32_t depth;
   Frame frame[MAX_DEPTH];
 } Lane;
 
 void lane_free(Lane *lane) {
   if (lane == NULL) return;
-  for (int c = 0; lane->own.column && c < lane->columns; c++) free(lane->own.column[c].list);
+  for (int c = 0; lane->own.column && c < lane->columns; c++) {
+    free(lane->own.column[c].list);
+    free(lane->own.column[c].series);
+  }
+  free(lane->pool);
   free(lane->own.column);
   free(lane->window);
   free(lane->output);
@@ -99,24 +142,29 @@ static void need_for(Lane *lane, const Output *o) {
   if (o->kind == ROWS || o->kind == COUNT) return;
   Need *need = lane->need + o->column;
   if (o->kind == LATEST) need->newest = 1;
+  if (o->kind == LATEST && o->until >= 0) lane->need[o->until].newest = 1;
   if (o->kind == LEAST || o->kind == GREATEST) need->ranges = 1;
   if ((o->kind == SUM || o->kind == MEAN) && need->sums == 0) need->sums = 1;
   if (o->kind == STDDEV) need->sums = 2;
-  if (o->kind == QUANTILE) {
-    need->lists = 1;
-    if (o->window + 1 > lane->listed) lane->listed = o->window + 1;
-  }
+  if (o->kind == QUANTILE) need->lists = 1;
+  if (o->kind == DISTINCT || o->kind == MODE) need->lists = need->groups = 1;
+  if (o->kind == LAST && o->age == 1 && !lane->state) need->last = 1;
+  else if (o->kind == LAST || o->kind == FIRST || o->kind == FOLD) need->series = 1;
+  if ((need->lists || need->series) && o->kind >= QUANTILE && o->window + 1 > lane->listed) lane->listed = o->window + 1;
 }
 
 /* Make a lane that answers `outputs`; without any it gathers everything, for summaries. NULL if memory is short. */
-Lane *lane_new(int32_t columns, const int32_t *types, int32_t state, int32_t windows, const int64_t *window,
+Lane *lane_new(int32_t columns, const int32_t *types, const Frames *frames, int32_t windows, const int64_t *window,
                int32_t outputs, const Output *output) {
   Lane *lane = calloc(1, sizeof *lane);
   if (lane == NULL) return NULL;
   lane->columns = columns;
   lane->windows = windows;
   lane->outputs = outputs;
-  lane->state = state;
+  lane->state = frames->state;
+  lane->known = frames->known;
+  lane->shift = frames->shift;
+  lane->hop = frames->hop;
   lane->own.column = calloc((size_t)columns + 1, sizeof(Column));
   lane->need = calloc((size_t)columns + 1, sizeof(Need));
   lane->window = calloc((size_t)windows + 1, sizeof(int64_t));
@@ -148,18 +196,32 @@ static void clear_columns(const Lane *lane, Tally *tally) {
   }
 }
 
-static void set_lower(Lane *lane) {
-  if (lane->next < lane->windows) lane->lower = minus(lane->edge, lane->window[lane->next]);
+static int64_t lower_of(const Lane *lane, int window) {
+  int64_t lower = minus(lane->edge, lane->window[window]);
+  if (lane->hop <= 0) return lower;
+  int64_t over = lower % lane->hop;
+  return minus(lower, over < 0 ? over + lane->hop : over);
 }
 
-static void begin(Lane *lane, int64_t t, int64_t *words, uint8_t *status) {
+static void set_lower(Lane *lane) {
+  if (lane->next < lane->windows) lane->lower = lower_of(lane, lane->next);
+}
+
+/* `at` is where windows begin to reach back from: the moment itself, or its civil time. */
+static void begin(Lane *lane, int64_t t, int64_t at, int64_t *words, uint8_t *status) {
   lane->t = t;
-  lane->edge = lane->state ? minus(t, -1) : t;
-  lane->next = lane->depth = lane->damaged = 0;
+  lane->edge = minus(lane->state ? minus(at, -1) : at, lane->shift);
+  lane->next = lane->depth = lane->damaged = lane->no_memory = 0;
   lane->trusted = INT64_MIN;
   lane->words = words;
   lane->status = status;
   set_lower(lane);
+}
+
+static int lengthen(int64_t **list, int64_t n) {
+  int64_t *longer = realloc(*list, (size_t)n * 8);
+  if (longer) *list = longer;
+  return longer != NULL;
 }
 
 /* Make room for n more values in every list. */
@@ -167,15 +229,15 @@ static int reserve(Lane *lane, int64_t n) {
   if (lane->next >= lane->listed) return 1;
   int64_t most = n;
   for (int c = 0; c < lane->columns; c++) {
-    if (lane->need[c].lists && lane->own.column[c].count + n > most) most = lane->own.column[c].count + n;
+    const Need *need = lane->need + c;
+    if ((need->lists || need->series) && lane->own.column[c].count + n > most) most = lane->own.column[c].count + n;
   }
   if (most <= lane->room) return 1;
   most += most / 2;
   for (int c = 0; c < lane->columns; c++) {
-    if (!lane->need[c].lists) continue;
-    int64_t *longer = realloc(lane->own.column[c].list, (size_t)most * 8);
-    if (longer == NULL) return 0;
-    lane->own.column[c].list = longer;
+    Column *column = lane->own.column + c;
+    if (lane->need[c].lists && !lengthen(&column->list, most)) return 0;
+    if (lane->need[c].series && !lengthen(&column->series, most)) return 0;
   }
   lane->room = most;
   return 1;
@@ -210,6 +272,10 @@ static int of_latest(const Lane *lane, const Column *column, const Output *o, in
   if (!column->seen) return NONE;
   if (minus(lane->t, column->last_moment) > o->age) return EXPIRED;
   if (column->last_null) return NONE;
+  if (o->until >= 0) {
+    const Column *until = lane->tally->column + o->until;
+    if (until->seen && !until->last_null && until->last <= lane->t) return NONE;
+  }
   *word = lane->need[o->column].type == FLOAT && (column->last & INT64_MAX) > INF_BITS ? NAN_BITS : column->last;
   return OK;
 }
@@ -219,6 +285,59 @@ static int64_t of_quantile(const Column *column, double share) {
   if (k < 0) k = 0;
   if (k >= n) k = n - 1;
   return column->ranks ? column->ranked[places_select(column->ranks, k)] : select_value(column->list, n, k);
+}
+
+static int64_t canonical(int64_t word, int type) {
+  return type == FLOAT && (word & INT64_MAX) > INF_BITS ? NAN_BITS : word;
+}
+
+/* Zeros are equal, whatever their sign. */
+static inline int64_t group_of(int64_t order, int type) { return type == FLOAT && order == -1 ? 0 : order; }
+
+/* Count different values, or find the most frequent: of several the least. */
+static int64_t of_groups(const Column *column, int kind, int type) {
+  if (column->ranks) return kind == DISTINCT ? column->different : group_of(column->ranked[column->group], type);
+  int64_t different = 0, most = 0, found = 0;
+  sort_values(column->list, column->count);
+  for (int64_t i = 0, k; i < column->count; i = k, different++) {
+    int64_t value = group_of(column->list[i], type);
+    for (k = i + 1; k < column->count && group_of(column->list[k], type) == value;) k++;
+    if (k - i > most) most = k - i, found = value;
+  }
+  return kind == DISTINCT ? different : found;
+}
+
+static int64_t nth(const Lane *lane, const Column *column, int64_t k) {
+  if (column->series) return column->series[k];
+  const Sweep *s = lane->sweep;
+  int c = (int)(column - lane->tally->column);
+  return s->rows[places_select(s->shown + c, column->to - 1 - k) * s->stride + EVENT + c];
+}
+
+static int of_place(const Lane *lane, const Column *column, const Output *o, int64_t *word) {
+  if (o->age < 1 || o->age > column->count) return NONE;
+  int type = lane->need[o->column].type;
+  /* The newest value of all is the last one of every window that holds any. */
+  if (o->kind == LAST && o->age == 1 && column == lane->own.column + o->column && lane->need[o->column].last) {
+    *word = canonical(column->last, type);
+    return OK;
+  }
+  *word = canonical(nth(lane, column, o->kind == LAST ? o->age - 1 : column->count - o->age), type);
+  return OK;
+}
+
+/* Hand a window's values on, oldest first; the result says where they are. */
+static int of_fold(Lane *lane, const Column *column, int type, int64_t *word) {
+  int64_t n = column->count, room = lane->pooled + n + 1;
+  if (room > lane->pool_room && !lengthen(&lane->pool, room + room / 2)) {
+    lane->no_memory = 1;
+    return NONE;
+  }
+  if (room > lane->pool_room) lane->pool_room = room + room / 2;
+  *word = lane->pooled;
+  lane->pool[lane->pooled++] = n;
+  while (n--) lane->pool[lane->pooled++] = canonical(nth(lane, column, n), type);
+  return OK;
 }
 
 static int result_of(Lane *lane, const Output *o, int64_t *word) {
@@ -233,12 +352,19 @@ static int result_of(Lane *lane, const Output *o, int64_t *word) {
     return OK;
   }
   if (o->kind == LATEST) return of_latest(lane, column, o, word);
+  if (o->kind == DISTINCT && column->count <= 0) {
+    *word = 0;
+    return OK;
+  }
   if (column->count <= 0) return NONE;
-  if (o->kind == LEAST) *word = column->least;
+  if (o->kind == LAST || o->kind == FIRST) return of_place(lane, column, o, word);
+  if (o->kind == FOLD) return of_fold(lane, column, type, word);
+  if (o->kind == DISTINCT || o->kind == MODE) *word = of_groups(column, o->kind, type);
+  else if (o->kind == LEAST) *word = column->least;
   else if (o->kind == GREATEST) *word = column->greatest;
   else if (o->kind == QUANTILE) *word = of_quantile(column, o->share);
   else return of_sum(lane, column, o->kind, type, word);
-  if (type == FLOAT) *word = flipped(*word);
+  if (type == FLOAT && o->kind != DISTINCT) *word = flipped(*word);
   return OK;
 }
 
@@ -247,11 +373,11 @@ static void finish(Lane *lane, int window) {
   for (int i = 0; i < lane->outputs; i++) {
     const Output *o = lane->output + i;
     if (o->window != window) continue;
-    int status = result_of(lane, o, lane->words + i);
-    lane->status[i] = (uint8_t)status;
+    int status = result_of(lane, o, lane->words + o->place);
+    lane->status[o->place] = (uint8_t)status;
     if (status == OK) continue;
     int real = o->kind == MEAN || o->kind == STDDEV || lane->need[o->column].type == FLOAT;
-    lane->words[i] = real ? NAN_BITS : 0;
+    lane->words[o->place] = real && o->kind != FOLD ? NAN_BITS : 0;
   }
 }
 
@@ -282,7 +408,7 @@ static inline void note_newest(const Lane *lane, Column *column, int64_t moment,
 }
 
 /* A run of events that stand `stride` words apart. If `until` is not 0, that word of each says when it was superseded,
- * and one counts only while it holds at the lane's moment. */
+ * and one counts only while it holds at the lane's moment. An event that stands elsewhere counts only once it is known. */
 typedef struct {
   const int64_t *at;
   int64_t n;
@@ -290,6 +416,7 @@ typedef struct {
 } Run;
 
 static inline int holds(const Lane *lane, const Run *run, const int64_t *e) {
+  if (lane->known >= 0 && e[EVENT + lane->known] >= (lane->state ? minus(lane->t, -1) : lane->t)) return 0;
   return !run->until || (e[ARRIVAL] <= lane->t && lane->t < e[run->until]);
 }
 
@@ -314,6 +441,22 @@ static void absorb_order(Lane *lane, const Run *run, int c) {
   column->greatest = greatest;
 }
 
+static void absorb_series(Lane *lane, const Run *run, int c) {
+  Column *column = lane->own.column + c;
+  int64_t n = column->count;
+  for (const int64_t *e = run->at + run->n * run->stride; e > run->at;) {
+    e -= run->stride;
+    if (counts(lane, run, e, c)) column->series[n++] = e[EVENT + c];
+  }
+}
+
+static void absorb_last(Lane *lane, const Run *run, int c) {
+  for (const int64_t *e = run->at + run->n * run->stride; e > run->at && !lane->own.column[c].seen;) {
+    e -= run->stride;
+    if (counts(lane, run, e, c)) note_newest(lane, lane->own.column + c, e[MOMENT], e[EVENT + c], 0);
+  }
+}
+
 /* Take a run into the tally's windows. Loops of their own for order and sums are faster than one for both. */
 static void absorb(Lane *lane, const Run *run) {
   const int64_t *end = run->at + run->n * run->stride;
@@ -325,6 +468,8 @@ static void absorb(Lane *lane, const Run *run) {
     Column *column = lane->own.column + c;
     int64_t n = 0;
     if (need->ranges | need->lists) absorb_order(lane, run, c);
+    if (need->series && lane->next < lane->listed) absorb_series(lane, run, c);
+    if (need->last) absorb_last(lane, run, c);
     for (const int64_t *e = run->at; e < end; e += run->stride) {
       if (!counts(lane, run, e, c)) continue;
       n++;
@@ -438,20 +583,26 @@ static int too_wide(const Lane *lane, const int64_t *entry) {
   return 0;
 }
 
+/* Return whether every event below an entry is known: its summary holds the greatest instant. */
+static int all_known(const Lane *lane, const int64_t *entry) {
+  if (lane->known < 0) return 1;
+  return entry[ENTRY + PART * lane->known + P_GREATEST] < (lane->state ? minus(lane->t, -1) : lane->t);
+}
+
 /* Take in one entry, or return the reference of its block, which must be read instead. */
 static int64_t absorb_entry(Lane *lane, const Frame *frame, const int64_t *entry) {
   int64_t reference = entry[REFERENCE], level = reference & 255;
   /* Levels go down, so damaged references cannot lead in a circle. */
   if (reference <= 0 || level >= frame->level || !sound(lane, entry)) return CORRUPT;
-  if (entry[FIRST] >= lane->edge) return 0;
-  if (entry[LAST] >= lane->edge) return reference;
-  pass(lane, entry[LAST]);
+  if (entry[BEGIN] >= lane->edge) return 0;
+  if (entry[END] >= lane->edge || !all_known(lane, entry)) return reference;
+  pass(lane, entry[END]);
   if (lane->next == lane->windows) {
     if (newest_seen(lane)) return ENOUGH;
     merge_entry(lane, entry, 0);
     return 0;
   }
-  if (entry[FIRST] < lane->lower || lane->next < lane->listed || too_wide(lane, entry)) return reference;
+  if (entry[BEGIN] < lane->lower || lane->next < lane->listed || too_wide(lane, entry)) return reference;
   merge_entry(lane, entry, 1);
   return 0;
 }
@@ -470,6 +621,7 @@ static int64_t go_on(Lane *lane) {
     if (frame->left == 0) lane->depth--;
   }
   finish_rest(lane);
+  if (lane->no_memory) return NO_MEMORY;
   return lane->damaged ? CORRUPT : 0;
 }
 
@@ -481,8 +633,10 @@ static int push(Lane *lane, const int64_t *at, int64_t words, int64_t level) {
 }
 
 /* Begin to read a head (NULL: there is none) as of t. `head` and blocks must stay until the read has ended. */
-int64_t read_head(Lane *lane, const int64_t *head, int64_t bytes, int64_t t, int64_t *words, uint8_t *status) {
-  begin(lane, t, words, status);
+int64_t read_head(Lane *lane, const int64_t *head, int64_t bytes, int64_t t, int64_t at, int64_t *words,
+                  uint8_t *status) {
+  begin(lane, t, at, words, status);
+  lane->pooled = 0;
   clear_columns(lane, &lane->own);
   if (head) {
     if (bytes < HEAD * 8 || bytes % 8) return CORRUPT;
@@ -493,6 +647,18 @@ int64_t read_head(Lane *lane, const int64_t *head, int64_t bytes, int64_t t, int
     if (push(lane, head + HEAD + sealed, open, 0)) return CORRUPT;
   }
   return go_on(lane);
+}
+
+/* Read n heads (NULL: there is none) one after the other, results `width` words apart. Mark those that need blocks or are
+ * damaged, which are left to `read_head`, and return how many they are. */
+int64_t read_heads(Lane *lane, int64_t n, const int64_t *const *head, const int64_t *bytes, int64_t t, int64_t at,
+                   int64_t *words, uint8_t *status, int64_t width, uint8_t *left) {
+  int64_t found = 0;
+  for (int64_t i = 0; i < n; i++) {
+    left[i] = read_head(lane, head[i], bytes[i], t, at, words + i * width, status + i * width) != 0;
+    found += left[i];
+  }
+  return found;
 }
 
 /* Go on with the block whose reference the last call returned. */
@@ -560,8 +726,8 @@ int64_t summarize(Lane *lane, const int64_t *block, int64_t bytes, int64_t refer
       if (at[ENTRY + PART * c + P_MARKS] & WIDE) wide |= (uint64_t)1 << c;
     }
   }
-  entry[FIRST] = block[0];
-  memcpy(entry + LAST, block + words - size + (level ? LAST : 0), 3 * 8);
+  entry[BEGIN] = block[0];
+  memcpy(entry + END, block + words - size + (level ? END : 0), 3 * 8);
   entry[REFERENCE] = reference;
   pack_entry(lane, wide, entry);
   return 0;
@@ -579,7 +745,7 @@ typedef struct {
 
 typedef struct {
   int64_t n;
-  const int64_t *key, *t, *place; /* sorted by (key, t); `place` says where results go */
+  const int64_t *key, *t, *at, *place; /* sorted by (key, t, at); `place` says where results go */
 } Labels;
 
 /* Memory that is released all at once. */
@@ -637,18 +803,14 @@ static int64_t *take_large(int64_t words) {
   return at;
 }
 
-static int64_t *gather_rows(const Lane *lane, const Events *events, int64_t keys, const int64_t *start) {
+/* Put the rows of the keys [first, last) one key's behind the other's; `end` has room for as many places. */
+static void gather_rows(const Lane *lane, const Events *events, int64_t first, int64_t last, const int64_t *start,
+                        int64_t *end, int64_t *rows) {
   int64_t m = lane->columns, stride = EVENT + m + 1;
-  int64_t *end = malloc((size_t)(keys + 1) * 8), *rows = take_large(start[keys] * stride);
-  if (end == NULL || rows == NULL) {
-    free(end);
-    free(rows);
-    return NULL;
-  }
-  memcpy(end, start, (size_t)(keys + 1) * 8);
+  for (int64_t k = first; k < last; k++) end[k] = start[k] - start[first];
   for (int64_t i = 0; i < events->n; i++) {
     int64_t k = events->key[i];
-    if (k < 0 || start[k] == start[k + 1]) continue;
+    if (k < first || k >= last || start[k] == start[k + 1]) continue;
     int64_t *row = rows + end[k]++ * stride;
     row[MOMENT] = events->moment[i];
     row[ARRIVAL] = events->arrival[i];
@@ -661,8 +823,6 @@ static int64_t *gather_rows(const Lane *lane, const Events *events, int64_t keys
     row[MASK] = (int64_t)mask;
     row[EVENT + m] = events->until[i];
   }
-  free(end);
-  return rows;
 }
 
 /* Put one key's rows in order; most input is already. */
@@ -682,34 +842,17 @@ static int sort_rows(int64_t *rows, int64_t n, int64_t stride) {
   return !pool.failed;
 }
 
-/* One key's events while its labels are gone through in time. An event enters each window when it becomes visible and
- * leaves it when it is too old or superseded: the sums are exact, so what was added can be taken out again. */
-typedef struct {
-  Lane *lane;
-  const int64_t *rows;
-  int64_t n, stride;
-  int64_t *from, *entering, entered; /* from when each may be visible, and places in that order */
-  int64_t *until, *ending, ended, endings;
-  int64_t *tail, front; /* each window's first place; the first place not yet before the edge */
-  uint8_t *visible;
-  Tally *tally;   /* of each window */
-  Places *ranks;  /* of each window and column with a quantile: the ranks of its visible values */
-  int64_t **rank, **ranked; /* of each such column: rank by place, value by rank */
-  Minima *least, *greatest; /* of each column, by place; the greatest as complements */
-  Places *newest; /* of each column: places of visible values */
-} Sweep;
-
 static void make_places(Places *p, int64_t n, Pool *pool) {
   p->words = (n + 63) / 64;
   p->bit = take(pool, p->words, 8);
   p->tree = take(pool, p->words + 1, 8);
 }
 
-static void make_minima(Minima *m, int64_t n, Pool *pool) {
+static void make_minima(Minima *m, int64_t n, int64_t value, Pool *pool) {
   for (int i = 0;; i++) {
     m->size[i] = n;
     m->level[i] = take(pool, n, 8);
-    for (int64_t k = 0; m->level[i] && k < n; k++) m->level[i][k] = INT64_MAX;
+    for (int64_t k = 0; m->level[i] && k < n; k++) m->level[i][k] = value;
     if (n == 1) return;
     n = (n + 63) / 64;
   }
@@ -734,17 +877,20 @@ static void make_ranks(Sweep *s, int c, Pool *pool) {
 static void make_column(Sweep *s, int c, Pool *pool) {
   const Need *need = s->lane->need + c;
   if (need->ranges) {
-    make_minima(s->least + c, s->n, pool);
-    make_minima(s->greatest + c, s->n, pool);
+    make_minima(s->least + c, s->n, INT64_MAX, pool);
+    make_minima(s->greatest + c, s->n, INT64_MAX, pool);
   }
   if (need->newest) make_places(s->newest + c, s->n, pool);
+  if (need->series || need->last) make_places(s->shown + c, s->n, pool);
   if (need->lists) make_ranks(s, c, pool);
   for (int w = 0; w < s->lane->windows; w++) {
-    if (need->lists) make_places(s->ranks + w * s->lane->columns + c, s->n, pool);
+    int64_t at = w * s->lane->columns + c;
+    if (need->lists) make_places(s->ranks + at, s->n, pool);
+    if (need->groups) make_minima(s->often + at, s->n, 0, pool);
     if (pool->failed) return;
     Column *column = s->tally[w].column + c;
     sum_clear(&column->sum);
-    column->ranks = need->lists ? s->ranks + w * s->lane->columns + c : NULL;
+    column->ranks = need->lists ? s->ranks + at : NULL;
     column->ranked = s->ranked[c];
   }
 }
@@ -754,7 +900,9 @@ static void make_turns(Sweep *s, int64_t *spare) {
   int64_t kept = 0;
   for (int64_t i = 0; i < s->n; i++) {
     const int64_t *row = s->rows + i * s->stride;
-    int64_t until = row[EVENT + s->lane->columns], known = s->lane->state ? row[MOMENT] : minus(row[MOMENT], -1);
+    int64_t until = row[EVENT + s->lane->columns];
+    int64_t moment = s->lane->known < 0 ? row[MOMENT] : row[EVENT + s->lane->known];
+    int64_t known = s->lane->state ? moment : minus(moment, -1);
     s->from[i] = known > row[ARRIVAL] ? known : row[ARRIVAL];
     s->until[i] = until;
     if (s->from[i] >= until) continue;
@@ -776,11 +924,13 @@ static int make_sweep(Sweep *s, Pool *pool) {
   s->visible = take(pool, n, 1);
   s->tally = take(pool, windows, sizeof(Tally));
   s->ranks = take(pool, windows * m, sizeof(Places));
+  s->often = take(pool, windows * m, sizeof(Minima));
   s->rank = take(pool, m, sizeof(int64_t *));
   s->ranked = take(pool, m, sizeof(int64_t *));
   s->least = take(pool, m, sizeof(Minima));
   s->greatest = take(pool, m, sizeof(Minima));
   s->newest = take(pool, m, sizeof(Places));
+  s->shown = take(pool, m, sizeof(Places));
   int64_t *spare = take(pool, n, 8);
   if (pool->failed) return 0;
   for (int w = 0; w < windows; w++) s->tally[w].column = take(pool, m, sizeof(Column));
@@ -788,6 +938,26 @@ static int make_sweep(Sweep *s, Pool *pool) {
   if (pool->failed) return 0;
   make_turns(s, spare);
   return 1;
+}
+
+/* Return the rank of the first of the values that equal the one of a rank. */
+static int64_t first_rank(const Sweep *s, int c, int64_t rank) {
+  const int64_t *ranked = s->ranked[c];
+  int type = s->lane->need[c].type;
+  int64_t value = group_of(ranked[rank], type), lo = 0, hi = rank;
+  while (lo < hi) {
+    int64_t mid = lo + (hi - lo) / 2;
+    if (group_of(ranked[mid], type) < value) lo = mid + 1;
+    else hi = mid;
+  }
+  return lo;
+}
+
+static void group_change(Sweep *s, int64_t at, Column *column, int64_t rank, int by) {
+  Minima *often = s->often + at;
+  int64_t before = -often->level[0][rank];
+  column->different += (before + by > 0) - (before > 0);
+  minima_set(often, rank, -(before + by));
 }
 
 static void window_change(Sweep *s, int w, int64_t place, int by) {
@@ -801,6 +971,7 @@ static void window_change(Sweep *s, int w, int64_t place, int by) {
     column->count += by;
     if (need->sums) sum_change(&column->sum, row[EVENT + c], need->type, need->sums > 1, by);
     if (need->lists) places_change(s->ranks + w * m + c, s->rank[c][place], by);
+    if (need->groups) group_change(s, w * m + c, column, first_rank(s, c, s->rank[c][place]), by);
   }
 }
 
@@ -811,22 +982,25 @@ static void show(Sweep *s, int64_t place, int by) {
     const Need *need = s->lane->need + c;
     int null = null_at(row, c);
     if (need->newest && (s->lane->state || !null)) places_change(s->newest + c, place, by);
+    if ((need->series || need->last) && !null) places_change(s->shown + c, place, by);
     if (!need->ranges || null) continue;
     int64_t v = ordered(row[EVENT + c], need->type);
     minima_set(s->least + c, place, by > 0 ? v : INT64_MAX);
     minima_set(s->greatest + c, place, by > 0 ? ~v : INT64_MAX);
   }
   for (int w = 0; w < s->lane->windows; w++) {
-    if (place >= s->tail[w]) window_change(s, w, place, by);
+    if (place >= s->tail[w] && place < s->front) window_change(s, w, place, by);
   }
 }
 
 /* Bring every window to the lane's moment. What is too old leaves first: late events then enter only where they fit. */
 static void move_to(Sweep *s) {
   Lane *lane = s->lane;
-  while (s->front < s->n && s->rows[s->front * s->stride] < lane->edge) s->front++;
+  for (; s->front < s->n && s->rows[s->front * s->stride] < lane->edge; s->front++) {
+    for (int w = 0; s->visible[s->front] && w < lane->windows; w++) window_change(s, w, s->front, 1);
+  }
   for (int w = 0; w < lane->windows; w++) {
-    int64_t lower = minus(lane->edge, lane->window[w]), *tail = s->tail + w;
+    int64_t lower = lower_of(lane, w), *tail = s->tail + w;
     for (; *tail < s->front && s->rows[*tail * s->stride] < lower; ++*tail) {
       if (s->visible[*tail]) window_change(s, w, *tail, -1);
     }
@@ -852,6 +1026,10 @@ static void sweep_label(Sweep *s) {
   int64_t end = s->front;
   for (int w = 0; w < lane->windows; end = s->tail[w++]) {
     for (int c = 0; c < lane->columns; c++) {
+      if (lane->need[c].series || lane->need[c].last) s->tally[w].column[c].to = places_below(s->shown + c, s->front);
+      if (lane->need[c].groups) {
+        s->tally[w].column[c].group = minima_first(s->often + w * lane->columns + c);
+      }
       if (!lane->need[c].ranges) continue;
       Column *column = s->tally[w].column + c, *before = w ? s->tally[w - 1].column + c : NULL;
       column->least = minima_over(s->least + c, s->tail[w], end, before ? before->least : INT64_MAX);
@@ -872,7 +1050,7 @@ static void sweep_label(Sweep *s) {
 static int sweep_pays(const Lane *lane, const int64_t *rows, int64_t n, int64_t stride, int64_t labels) {
   if (n == 0) return 0;
   double span = (double)rows[(n - 1) * stride] - (double)rows[0] + 1.0, seen = 0.0;
-  if (lane->windows) seen = (double)n * fmin(1.0, (double)lane->window[lane->windows - 1] / span);
+  if (lane->windows) seen = (double)n * fmin(1.0, ((double)lane->window[lane->windows - 1] + (double)lane->hop) / span);
   for (int c = 0; c < lane->columns; c++) {
     if (!lane->need[c].newest) continue;
     int64_t values = 1;
@@ -883,47 +1061,158 @@ static int sweep_pays(const Lane *lane, const int64_t *rows, int64_t n, int64_t 
   return (double)labels * seen * (lane->listed ? 3.0 : 1.0) > (double)n * (ranks + 0.75 * lane->windows);
 }
 
+/* Civil time may go back where moments go on; then a sweep cannot follow. */
+static int ascending(const int64_t *at, int64_t from, int64_t to) {
+  for (int64_t i = from + 1; i < to; i++) {
+    if (at[i] < at[i - 1]) return 0;
+  }
+  return 1;
+}
+
 static int64_t scan_key(Lane *lane, const int64_t *rows, int64_t n, const Labels *labels, int64_t from, int64_t to,
-                        int how, int64_t *words, uint8_t *status) {
+                        int how, int64_t stride, int64_t *words, uint8_t *status) {
   Pool pool = {0};
   Sweep sweep = {.lane = lane, .rows = rows, .n = n, .stride = EVENT + lane->columns + 1};
-  int sweeps = n && (how == SWEEP || (how == AUTO && sweep_pays(lane, rows, n, sweep.stride, to - from)));
+  int sweeps = n && how != PLAIN && ascending(labels->at, from, to);
+  sweeps = sweeps && (how == SWEEP || sweep_pays(lane, rows, n, sweep.stride, to - from));
   int64_t found = 0;
   if (sweeps && !make_sweep(&sweep, &pool)) found = NO_MEMORY;
+  lane->sweep = sweeps ? &sweep : NULL;
   for (int64_t i = from; i < to && found >= 0; i++) {
-    int64_t at = labels->place[i] * lane->outputs;
-    begin(lane, labels->t[i], words + at, status + at);
+    int64_t at = labels->place[i] * stride;
+    begin(lane, labels->t[i], labels->at[i], words + at, status + at);
     if (sweeps) {
       move_to(&sweep);
       sweep_label(&sweep);
-      continue;
+    } else {
+      clear_columns(lane, &lane->own);
+      Run run = {rows, n, (int32_t)sweep.stride, EVENT + lane->columns};
+      if (absorb_run(lane, run) == NO_MEMORY) found = NO_MEMORY;
+      finish_rest(lane);
     }
-    clear_columns(lane, &lane->own);
-    if (absorb_run(lane, (Run){rows, n, (int32_t)sweep.stride, EVENT + lane->columns}) == NO_MEMORY) found = NO_MEMORY;
-    finish_rest(lane);
+    if (lane->no_memory) found = NO_MEMORY;
   }
   release(&pool);
   return found;
 }
 
-/* Answer labels, sorted by (key, t), from event versions in any order with keys below `keys`. */
-int64_t scan(Lane *lane, const Events *events, const Labels *labels, int64_t keys, int how, int64_t *words,
-             uint8_t *status) {
+/* Return the values that folds take, as the last read or scan left them. */
+const int64_t *lane_pool(const Lane *lane, int64_t *words) {
+  *words = lane->pooled;
+  return lane->pool;
+}
+
+/* Return the end of the keys from `first` on whose rows fit into `room` together; at least one key. */
+static int64_t fitting(const int64_t *start, int64_t first, int64_t keys, int64_t room) {
+  int64_t last = first + 1;
+  while (last < keys && start[last + 1] - start[first] <= room) last++;
+  return last;
+}
+
+/* Answer labels, sorted by (key, t, at), from event versions in any order with keys below `keys`. Results of a label are
+ * written `width` words apart from those of the next.
+ *
+ * Keys are gathered by ranges into one piece of memory: going over all keys again and again costs less than the pages
+ * for a sorted copy of everything. */
+int64_t scan(Lane *lane, const Events *events, const Labels *labels, int64_t keys, int how, int64_t width,
+             int64_t *words, uint8_t *status) {
   Pool pool = {0};
-  int64_t found = 0, *start = take(&pool, keys + 1, 8), *rows = NULL, stride = EVENT + lane->columns + 1;
-  if (start) {
+  int64_t stride = EVENT + lane->columns + 1, found = 0, most = 0, i = 0, end;
+  int64_t *start = take(&pool, keys + 1, 8), *spare = take(&pool, keys + 1, 8), *rows = NULL;
+  if (!pool.failed) {
     count_events(events, labels, keys, start);
-    rows = gather_rows(lane, events, keys, start);
+    for (int64_t first = 0, last; first < keys; first = last) {
+      last = fitting(start, first, keys, GATHERED / stride);
+      if (start[last] - start[first] > most) most = start[last] - start[first];
+    }
+    rows = take_large(most * stride);
   }
   if (rows == NULL) found = NO_MEMORY;
-  for (int64_t i = 0, end; i < labels->n && found >= 0; i = end) {
-    int64_t key = labels->key[i], known = key >= 0 && key < keys;
-    int64_t n = known ? start[key + 1] - start[key] : 0, *mine = known ? rows + start[key] * stride : rows;
-    for (end = i; end < labels->n && labels->key[end] == key;) end++;
-    if (!sort_rows(mine, n, stride)) found = NO_MEMORY;
-    else found = scan_key(lane, mine, n, labels, i, end, how, words, status);
+  for (; !found && i < labels->n && labels->key[i] < 0; i = end) {
+    for (end = i; end < labels->n && labels->key[end] == labels->key[i];) end++;
+    found = scan_key(lane, rows, 0, labels, i, end, how, width, words, status);
+  }
+  for (int64_t first = 0, last; first < keys && i < labels->n && !found; first = last) {
+    last = fitting(start, first, keys, GATHERED / stride);
+    if (labels->key[i] >= last) continue;
+    gather_rows(lane, events, first, last, start, spare, rows);
+    for (; i < labels->n && labels->key[i] < last && !found; i = end) {
+      int64_t key = labels->key[i], n = start[key + 1] - start[key], *mine = rows + (start[key] - start[first]) * stride;
+      for (end = i; end < labels->n && labels->key[end] == key;) end++;
+      if (!sort_rows(mine, n, stride)) found = NO_MEMORY;
+      else found = scan_key(lane, mine, n, labels, i, end, how, width, words, status);
+    }
+  }
+  for (; !found && i < labels->n; i = end) {
+    for (end = i; end < labels->n && labels->key[end] == labels->key[i];) end++;
+    found = scan_key(lane, rows, 0, labels, i, end, how, width, words, status);
   }
   free(rows);
+  release(&pool);
+  return found;
+}
+
+/* ==== Equal records ==== */
+
+static inline uint64_t mixed(uint64_t x) {
+  x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ x >> 27) * 0x94D049BB133111EBu;
+  return x ^ x >> 31;
+}
+
+/* Hash n texts, which stand between offsets; equal ones have equal hashes. */
+void hash_texts(const uint8_t *data, const int32_t *offset, int64_t n, uint64_t *hash) {
+  for (int64_t i = 0; i < n; i++) {
+    int64_t at = offset[i], end = offset[i + 1];
+    uint64_t state = (uint64_t)(end - at) * 0x9E3779B97F4A7C15u;
+    for (uint64_t word = 0; at < end; at += 8, word = 0) {
+      memcpy(&word, data + at, (size_t)(end - at < 8 ? end - at : 8));
+      state = mixed(state ^ word) + word;
+    }
+    hash[i] = mixed(state);
+  }
+}
+
+/* Hash n rows of three columns. */
+void hash_rows(const int64_t *a, const int64_t *b, const int64_t *c, int64_t n, uint64_t *hash) {
+  for (int64_t i = 0; i < n; i++) {
+    hash[i] = mixed(mixed(mixed((uint64_t)a[i] + 1) ^ (uint64_t)b[i]) + (uint64_t)c[i]);
+  }
+}
+
+/* Return whether two of n hashes are equal. They are parted by their upper bits, so that each part's table fits the
+ * cache: twice as fast as sorting them. */
+int64_t any_equal(const uint64_t *hash, int64_t n) {
+  Pool pool = {0};
+  int bits = 0;
+  while (n >> bits > 8192 && bits < 16) bits++;
+  int64_t parts = (int64_t)1 << bits, most = 0, size = 16, found = 0;
+  int64_t *end = take(&pool, parts + 2, 8);
+  uint64_t *parted = (uint64_t *)take_large(n);
+  for (int64_t i = 0; end && i < n; i++) end[(bits ? hash[i] >> (64 - bits) : 0) + 2]++;
+  for (int64_t p = 1; end && p <= parts; p++) {
+    if (end[p + 1] > most) most = end[p + 1];
+    end[p + 1] += end[p];
+  }
+  while (size < 2 * most) size *= 2;
+  uint64_t *table = take(&pool, size, 8);
+  if (pool.failed || parted == NULL) found = NO_MEMORY;
+  for (int64_t i = 0; !found && i < n; i++) parted[end[(bits ? hash[i] >> (64 - bits) : 0) + 1]++] = hash[i];
+  for (int64_t p = 0; p < parts && !found; p++) {
+    memset(table, 0, (size_t)size * 8);
+    int zero = 0;
+    for (int64_t i = end[p]; i < end[p + 1] && !found; i++) {
+      uint64_t x = parted[i];
+      int64_t slot = (int64_t)(x & (uint64_t)(size - 1));
+      if (x == 0) found = zero++; /* an empty slot is zero */
+      else {
+        while (table[slot] && table[slot] != x) slot = (slot + 1) & (size - 1);
+        found = table[slot] == x;
+        table[slot] = x;
+      }
+    }
+  }
+  free(parted);
   release(&pool);
   return found;
 }

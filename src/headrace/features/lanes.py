@@ -56,14 +56,20 @@ class ValueType(IntEnum):
 class Output:
     """Ask for an aggregate of a value column (None: of rows) over a window in microseconds.
 
-    `aggregate` is count, sum, mean, min, max, stddev, quantile or latest; only latest takes no window. `parameter` is the
-    quantile in [0, 1], or the greatest age of a latest value in microseconds (None: any age).
+    `aggregate` is count, sum, mean, min, max, stddev, quantile, distinct, mode, last, first, fold or latest; only latest
+    takes no window. `parameter` is the quantile in [0, 1], the greatest age of a latest value in microseconds (None: any
+    age), or the k of the k-th last or first. The window is [t - offset - window, t - offset), its begin floored to a
+    multiple of `hop` where that is not 0; a negative offset lies ahead. A latest value holds until the instant in the
+    column `until`, if that is there.
     """
 
     column: int | None
     aggregate: str
     window: int | None
     parameter: float | None
+    offset: int = 0
+    hop: int = 0
+    until: int | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,8 @@ class Lane:
 
     `state` values are visible at their own moment, events only after it; of state the newest null wins. `keep`
     (microseconds, counted back from the newest applied arrival) is the longest window or age, and some grace for what
-    comes late; with `latest` the newest values of each column are kept whatever their age.
+    comes late; with `latest` the newest values of each column are kept whatever their age. With `placed` events stand
+    elsewhere than at their moment, in the future perhaps: their last value column holds the moment.
 
     >>> Lane((ValueType.FLOAT,), (3_600_000_000,)).pack([2.0]).hex(" ", 8)
     '0000000000000000 0000000000000040'
@@ -83,6 +90,7 @@ class Lane:
     state: bool = False
     keep: int = 0
     latest: bool = False
+    placed: bool = False
 
     def __post_init__(self) -> None:
         if len(self.values) > MAX_COLUMNS:
@@ -272,6 +280,12 @@ class Chunks:
             marks >> 16 & 255, marks >> 24 & 255, version, newest, floor, number, blob[HEAD.size : end], blob[end:]
         )
 
+    def entries(self, head: bytes) -> Iterator[tuple[int, int, int]]:
+        """Yield first moment, last moment and reference of each of a head's entries."""
+        for at in range(HEAD.size, HEAD.size + int.from_bytes(head[4:8], "little") * self.entry, self.entry):
+            first, last, _, _, reference, _ = ENTRY.unpack_from(head, at)
+            yield first, last, reference
+
     def _apply(self, store: Store, key: bytes, head: _Head, edits: list[tuple[Order, bytes]]) -> None:
         deep = []
         for order, event in edits:
@@ -438,13 +452,27 @@ class Chunks:
                     kept[:] = [a + b for a, b in zip(kept, values, strict=True)]
         return found
 
+    def fill(self, store: Store, key: bytes, events: bytes) -> None:
+        """Give a key that has nothing its events, in their order; the bytes are those of one `change` after the other."""
+        n = len(events) // self.event
+        if 0 < len(events) < self.limit:
+            newest = max([ORDER.unpack_from(events, at)[1] for at in range(0, len(events), self.event)])
+            store.put(key, HEAD.pack(self.marks, n, newest, NEVER, 1) + events)
+            return
+        for at in range(0, len(events), self.event):
+            moment, arrival, row = ORDER.unpack_from(events, at)
+            self.change(store, key, (moment, arrival, row, events[at + 24 : at + self.event]), None)
+
     def clear(self, store: Store, key: bytes) -> None:
         """Drop a key's head and blocks.
 
         Raises:
             Corrupt: the stored bytes are damaged.
         """
-        head = self.load(key, store.get(key))
+        blob = store.get(key)
+        if blob is None:
+            return
+        head = self.load(key, blob)
         for at in range(0, len(head.sealed), self.entry):
             self._drop(store, key, self._reference(head.sealed, at))
         store.delete(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 from headrace.core.expressions import Column
 from headrace.core.location import user_location
 from headrace.core.time import Clock, Instant, SystemClock
-from headrace.features import definition
+from headrace.features import dataset, definition
+from headrace.features.aggregates import latest
 from headrace.features.definition import FeatureLike
-from headrace.sources.definition import Source
+from headrace.sources.definition import Source, definition_of
 
 if TYPE_CHECKING:
     from headrace.features.frame import FeatureFrame, RowExplanation
 
 
-class Dataset(definition.Dataset):
+class Dataset(dataset.Dataset):
     """Describe training rows and requests alike: one row per prediction, holding only what was known at its moment.
 
     `rows` is the source that has a row for each prediction, `at` the moment of the prediction, `features` what is known
@@ -127,6 +129,29 @@ class FeatureGroup(definition.FeatureGroup, abstract=True):
         from headrace.features.retrieval import tested
 
         return tested(cls, events, at=int(Instant.parse(at)), key=key, location=user_location())
+
+
+def precomputed(
+    source: type[Source], *, entity: Column[Any] | tuple[Column[Any], ...], max_age: str | None = None
+) -> type[FeatureGroup]:
+    """Take a table's columns as features that are ready: made by dbt, Spark or anything else, one row for each change.
+
+    The source says when each value was known, as any source; a feature is the newest value known at the prediction's
+    moment, null once it is older than `max_age`. The group has the source's name and a feature for each plain column.
+
+        Scores = hr.precomputed(CustomerScores, entity=CustomerScores.customer, max_age="7d")
+
+    Raises:
+        DefinitionError: the table has no plain column, or `entity` is none of its columns.
+    """
+    definition_of_source, key = definition_of(source), entity if isinstance(entity, tuple) else (entity,)
+    chosen = [c for c in definition_of_source.columns if c.role == "column" and c not in set(key)]
+    body = {c.name: latest(c, max_age=max_age) for c in chosen}
+    group = types.new_class(
+        source.__name__, (FeatureGroup,), {"of": source, "entity": key}, lambda scope: scope.update(body)
+    )
+    group.__module__ = source.__module__
+    return group
 
 
 def training_set(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,15 +12,18 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from headrace.core.errors import DataError
-from headrace.core.expressions import Column, columns_of, on_table
+from headrace.core.expressions import Column, Moment, columns_of, on_table
 from headrace.core.identity import encode_key, text_id
+from headrace.features.equal import equal_rows
+from headrace.features.fold import Folder
 from headrace.features.history import NEVER, History, Ints
+from headrace.features.lane_plan import LanePlan
 from headrace.features.online import call, fills_of
-from headrace.features.plan import BindingPlan, DatasetPlan, FeaturePlan, LanePlan
-from headrace.features.record import NO_KEY, NULL, OK, TrainingSet
-from headrace.features.rows import ABSENT
-from headrace.features.windows import LaneEvents, ValueType, scan
+from headrace.features.plan import BindingPlan, DatasetPlan, FeaturePlan
+from headrace.features.record import NO_KEY, NULL, OK
+from headrace.features.windows import LaneEvents, Output, Scanned, ValueType, scan
 from headrace.sources.plan import moments_on
+from headrace.sources.zones import civil_times
 
 ARROW_TYPES = {"float": pa.float64(), "int": pa.int64(), "bool": pa.bool_(), "str": pa.string(), "instant": pa.int64()}
 
@@ -84,19 +87,37 @@ class OfflineFeatures:
         keys, known = dense_keys([rows[k.name] for k in binding.key])
         at = binding.offset
         for lane in binding.lanes:
-            events, numbers = lane_events(lane, self.histories[lane.source.name])
-            query = np.array([numbers.get(key, -1) for key in keys], np.int64)[known] if len(keys) else known
-            query = np.where(known >= 0, query, -1)
-            found, state = scan(lane.lane, lane.outputs, events, query, t)
-            state[known < 0] = NO_KEY
+            history = self.histories[lane.source.name]
             span = slice(at, at + len(lane.outputs))
+            if only_newest(lane, history):
+                events, numbers = placed_versions(lane, history)
+                query = _numbered(keys, known, numbers)
+                found, state, values = newest_of(lane, history, events, query, t)
+                texts |= {self.plan.columns[at + i].name: value for i, value in values.items()}
+            else:
+                events, numbers = lane_events(lane, history)
+                query = _numbered(keys, known, numbers)
+                back = t if lane.zone is None else civil_times(t, lane.zone)
+                scanned = scan(lane.lane, lane.outputs, events, query, t, query_at=back)
+                found, state = scanned.words, scanned.status
+                for output in scanned.folds:
+                    self._fold(lane, output, scanned)
+                for i in [i for i, column in enumerate(lane.columns) if column.dtype == "str"]:
+                    texts[self.plan.columns[at + i].name] = self._texts(lane, found[:, i], state[:, i])
+                    found[:, i] = 0
+            state[known < 0] = NO_KEY
             words[:, span], status[:, span] = found, state
-            for i, column in enumerate(lane.columns, at):
-                if column.dtype == "str":
-                    name = self.plan.columns[i].name
-                    texts[name] = self._texts(lane, words[:, i], status[:, i])
-                    words[:, i] = 0
             at += len(lane.outputs)
+
+    def _fold(self, lane: LanePlan, output: int, scanned: Scanned) -> None:
+        """Call a fold for each query that has values, and put its results where the windows' other results are."""
+        texts = texts_by_id(lane, self.histories[lane.source.name]) if lane.reads_texts(output) else {}
+        folder = Folder(lane, output)
+        values, ends = scanned.folds[output]
+        starts = np.concatenate([[0], ends[:-1]])
+        for query in np.flatnonzero(scanned.status[:, output] == OK).tolist():
+            part = values[starts[query] : ends[query]]
+            scanned.words[query, output], scanned.status[query, output] = folder.result(part, texts.__getitem__)
 
     def _texts(self, lane: LanePlan, words: Ints, status: NDArray[np.uint8]) -> pa.Array:
         known = texts_by_id(lane, self.histories[lane.source.name])
@@ -159,6 +180,8 @@ def dense_keys(columns: Sequence[pa.ChunkedArray]) -> tuple[list[bytes], Ints]:
     if len(columns) == 1:
         encoded = columns[0].combine_chunks().dictionary_encode()
         place = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+        if encoded.dictionary.type == pa.int64():
+            return integer_keys(encoded.dictionary.to_numpy()), place
         return [encode_key([part]) or b"" for part in encoded.dictionary.to_pylist()], place
     codes = np.zeros(len(columns[0]), np.int64)
     null = np.zeros(len(codes), bool)
@@ -180,66 +203,144 @@ def dense_keys(columns: Sequence[pa.ChunkedArray]) -> tuple[list[bytes], Ints]:
     return keys, np.where(null, -1, place)
 
 
-def lane_events(plan: LanePlan, history: History) -> tuple[LaneEvents, dict[bytes, int]]:
-    """Return a lane's event versions, each with the span of arrivals in which it held, and the number of each key."""
+def integer_keys(values: Ints) -> list[bytes]:
+    """Return `encode_key` of many integers."""
+    coded = np.empty((len(values), 9), np.uint8)
+    coded[:, 0] = ord("i")
+    coded[:, 1:] = values.astype(">i8").view(np.uint8).reshape(-1, 8)
+    joined = coded.tobytes()
+    return [joined[at : at + 9] for at in range(0, len(joined), 9)]
+
+
+def _numbered(keys: Sequence[bytes], known: Ints, numbers: Mapping[bytes, int]) -> Ints:
+    """Return the number that events give each query's key, -1 where they have none."""
+    return np.array([*(numbers.get(key, -1) for key in keys), -1], np.int64)[known]
+
+
+def lane_events(plan: LanePlan, history: History, *, hashed: bool = False) -> tuple[LaneEvents, dict[bytes, int]]:
+    """Return a lane's event versions, each with the span of arrivals in which it held, and the number of each key.
+
+    With `hashed` every event has its row's hash, as the online state needs it, else only where that breaks a tie.
+    """
     reads = tuple(sorted(plan.reads, key=lambda c: plan.source.index[c]))
     table, arrival = history.read(reads)
+    keys, key, moment, valid = _placed(plan, table)
+    columns = [on_table(v, table).combine_chunks() for v in plan.values]
+    nulls = np.zeros((len(key), len(columns)), bool)
+    words = _words(plan, columns, len(key))
+    for i, column in enumerate(columns):
+        if column.null_count:
+            nulls[:, i] = column.is_null().to_numpy(zero_copy_only=False)
+            words[nulls[:, i], i] = 0
+    if not plan.keeps_nulls and all(column.null_count for column in columns):
+        valid &= ~nulls.all(axis=1)
+    if plan.on is not None:
+        words, nulls = np.column_stack([words, moment]), np.column_stack([nulls, np.zeros(len(key), bool)])
+        moment, standing = _positions(plan.on, plan.zone, table)
+        valid &= standing
+    kept, until = _runs(history, valid, [key, moment, arrival, *words.T, *nulls.T])
+    return _events(history, kept, until, [key, moment, arrival, words, nulls], hashed=hashed), keys
+
+
+def _placed(plan: LanePlan, table: pa.Table) -> tuple[dict[bytes, int], Ints, Ints, NDArray[np.bool_]]:
+    """Return the number of each key, and each version's key, moment and whether it may be an event of the lane."""
     keys, key = dense_keys([table[c.name] for c in plan.entity])
     moment, valid = moments_on(plan.moment, table)
     valid &= key >= 0
     if plan.where is not None:
         valid &= pc.fill_null(on_table(plan.where, table), False).to_numpy()
-    columns = [on_table(v, table).combine_chunks() for v in plan.values]
-    nulls = (
-        np.column_stack([c.is_null().to_numpy(zero_copy_only=False) for c in columns])
-        if columns
-        else np.zeros((len(key), 0), bool)
-    )
-    if not plan.lane.state and all(o.column is not None for o in plan.outputs):
-        valid &= ~nulls.all(axis=1)
-    words = _words(plan, columns, len(key))
-    words[nulls] = 0
-    kept, until = _runs(history, valid, [key, moment, arrival, *words.T, *nulls.T])
-    row, tied = np.zeros(len(kept), np.int64), _tied(key[kept], moment[kept], arrival[kept])
-    row[tied] = history.row_hashes(kept[tied])
-    events = LaneEvents(
-        key=key[kept],
-        moment=moment[kept],
-        arrival=arrival[kept],
-        until=until,
-        row=row,
-        words=np.ascontiguousarray(words[kept]),
-        nulls=np.ascontiguousarray(nulls[kept]),
-    )
-    return events, {k: i for i, k in enumerate(keys)}
+    return {k: i for i, k in enumerate(keys)}, key, moment, valid
+
+
+def _events(
+    history: History, kept: Ints, until: Ints, columns: Sequence[NDArray[Any]], *, hashed: bool = False
+) -> LaneEvents:
+    """Return some versions as events, with their rows' hashes where nothing else puts them in order."""
+    if len(kept) < len(history):
+        columns = [column[kept] for column in columns]
+    key, moment, arrival, words, nulls = columns
+    row = np.zeros(len(kept), np.int64)
+    tied = np.arange(len(kept)) if hashed else equal_rows(key, moment, arrival)
+    if len(tied):
+        row[tied] = history.row_hashes(kept[tied])
+    return LaneEvents(key=key, moment=moment, arrival=arrival, until=until, row=row, words=words, nulls=nulls)
+
+
+def only_newest(plan: LanePlan, history: History) -> bool:
+    """Return whether all outputs are values of one event, the newest: then no value has to be looked at to find it.
+
+    Of state that is always so, of events only where none lacks a value.
+    """
+    plain = all(o.aggregate == "latest" and o.until is None for o in plan.outputs)
+    if not plain or plan.on is not None or not history.single or not len(history):
+        return False
+    return plan.lane.state or all(isinstance(v, Column) and history.complete(v) for v in plan.values)
+
+
+def placed_versions(plan: LanePlan, history: History) -> tuple[LaneEvents, dict[bytes, int]]:
+    """Return a lane's events of a single history with their versions instead of values, and the number of each key."""
+    exprs = [*plan.entity, *([] if plan.where is None else [plan.where])]
+    reads = dict.fromkeys([c for e in exprs for c in columns_of(e)] + [c for c, _ in plan.moment.terms])
+    table, _ = history.read(tuple(reads))
+    keys, key, moment, valid = _placed(plan, table)
+    kept, until = _runs(history, valid, [])
+    places, nulls = history.row.reshape(-1, 1), np.zeros((len(history), 1), bool)
+    return _events(history, kept, until, [key, moment, history.arrival, places, nulls]), keys
+
+
+def newest_of(
+    plan: LanePlan, history: History, events: LaneEvents, query: Ints, t: Ints
+) -> tuple[Ints, NDArray[np.uint8], dict[int, pa.Array]]:
+    """Return a lane's outputs as values of the newest of `placed_versions`: words, statuses, and texts by output."""
+    ages = list(dict.fromkeys(o.parameter for o in plan.outputs))
+    lane = replace(plan.lane, values=(ValueType.INT,))
+    scanned = scan(lane, [Output(0, "latest", None, age) for age in ages], events, query, t)
+    found = [scanned.words[:, i].copy() for i in range(len(ages))]
+    taken = history.rows(tuple(dict.fromkeys(c for v in plan.values for c in columns_of(v))), np.maximum.reduce(found))
+    words, texts = np.zeros((len(t), len(plan.outputs)), np.int64), {}
+    status = np.empty(words.shape, np.uint8)
+    for i, output in enumerate(plan.outputs):
+        assert output.column is not None
+        values = on_table(plan.values[output.column], taken).combine_chunks()
+        state = scanned.status[:, ages.index(output.parameter)]
+        missing = values.is_null().to_numpy(zero_copy_only=False)
+        status[:, i] = np.where((state == OK) & missing, NULL, state)
+        if plan.columns[i].dtype == "str":
+            texts[i] = pc.if_else(pa.array(status[:, i] == OK), values, None)
+        elif plan.columns[i].dtype == "float":
+            words[:, i] = _canonical(as_words(values))
+        else:
+            words[:, i] = as_words(values)
+    return words, status, texts
+
+
+def _canonical(words: Ints) -> Ints:
+    """Return float64 bits with every NaN the same."""
+    return np.where(np.isnan(words.view(np.float64)), np.array(np.nan).view(np.int64), words)
+
+
+def _positions(on: Moment, zone: str | None, table: pa.Table) -> tuple[Ints, NDArray[np.bool_]]:
+    """Return where rows' events stand, as `events.EventMaker` of each, and whether that is known."""
+    column, offset = on.terms[0]
+    values = table[column.name].combine_chunks()
+    standing = values.is_valid().to_numpy(zero_copy_only=False)
+    found = as_words(values) + offset
+    return found if zone is None or column.dtype == "date" else civil_times(found, zone), standing
 
 
 def texts_by_id(plan: LanePlan, history: History) -> dict[int, str]:
     """Return the texts that a lane's events refer to by id."""
     known: dict[int, str] = {}
-    for value, kind in zip(plan.values, plan.lane.values, strict=True):
+    for value, kind in zip(plan.values, plan.lane.values, strict=False):
         if kind is ValueType.REF:
-            for column in columns_of(value):
-                texts = pc.unique(history.table[column.name]).to_pylist()
-                known.update({text_id(text): text for text in texts if text is not None})
+            texts = pc.unique(on_table(value, history.table)).to_pylist()
+            known.update({text_id(text): text for text in texts if text is not None})
     return known
-
-
-def _tied(key: Ints, moment: Ints, arrival: Ints) -> Ints:
-    """Return the places of events that only their row's hash can put in order."""
-    order = np.lexsort((arrival, moment, key))
-    same = np.ones(max(len(order) - 1, 0), bool)
-    for column in (key, moment, arrival):
-        same &= column[order[1:]] == column[order[:-1]]
-    tied = np.zeros(len(order), bool)
-    tied[order[1:][same]] = True
-    tied[order[:-1][same]] = True
-    return np.flatnonzero(tied)
 
 
 def _words(plan: LanePlan, columns: Sequence[pa.Array], n: int) -> Ints:
     found = np.zeros((n, len(columns)), np.int64)
-    for i, (array, kind) in enumerate(zip(columns, plan.lane.values, strict=True)):
+    for i, (array, kind) in enumerate(zip(columns, plan.lane.values, strict=False)):
         if kind is ValueType.REF:
             encoded = array.dictionary_encode()
             ids = np.array([text_id(s) for s in encoded.dictionary.to_pylist()] or [0], np.int64)
@@ -254,8 +355,9 @@ def _words(plan: LanePlan, columns: Sequence[pa.Array], n: int) -> Ints:
 def _runs(history: History, valid: NDArray[np.bool_], columns: Sequence[NDArray[Any]]) -> tuple[Ints, Ints]:
     """Return the versions at which a row's event changes, and the arrival at which each was superseded."""
     n = len(valid)
-    if n == 0:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    if history.single or n == 0:
+        kept = history.row if valid.all() else np.flatnonzero(valid)
+        return kept, np.full(len(kept), NEVER)
     changed = np.zeros(n, bool)
     changed[history.starts] = True
     for column in [valid, *columns]:
@@ -264,80 +366,8 @@ def _runs(history: History, valid: NDArray[np.bool_], columns: Sequence[NDArray[
     following = np.append(starts[1:], n)
     same_row = np.append(history.row, -1)[following] == history.row[starts]
     until = np.where(same_row, np.append(history.arrival, 0)[following], NEVER)
-    kept = valid[starts] & (until > history.arrival[starts])
-    return starts[kept], until[kept]
-
-
-@dataclass(frozen=True, eq=False)
-class MaturedRows:
-    """Hold a dataset's rows as known at their moments `t`, with features and with labels (NaN: censored)."""
-
-    rows: pa.Table
-    t: Ints
-    values: Values
-    label: NDArray[np.float64]
-
-
-def matured_rows(
-    plan: DatasetPlan,
-    histories: Mapping[str, History],
-    *,
-    as_of: int,
-    start: int | None = None,
-    end: int | None = None,
-    limit: int | None = None,
-) -> MaturedRows:
-    """Return the rows whose moment lies in [start, end) and that had matured: `at + mature <= as_of`.
-
-    They come by moment; with `limit` the newest of them. A row without a label by then is kept as censored.
-    """
-    base = histories[plan.rows.name]
-    last = np.append(base.starts[1:], len(base)) - 1
-    anchor, offset = plan.at.terms[0]
-    moment = base.cells(anchor)
-    known = moment.is_valid().to_numpy(zero_copy_only=False)[last]
-    t = as_words(moment)[last] + offset
-    chosen = known & (t + plan.mature <= as_of)
-    chosen &= (t >= (start if start is not None else ABSENT)) & (t < (end if end is not None else NEVER))
-    version = base.version_at(np.where(chosen, t, ABSENT))
-    places = np.flatnonzero(chosen)
-    places = places[np.lexsort((base.starts[places], t[places]))]
-    if limit is not None:
-        places = places[max(len(places) - limit, 0) :]
-    rows = rows_at(base, version[places])
-    values = OfflineFeatures(plan, histories).compute(rows, t[places])
-    return MaturedRows(rows, t[places], values, labels(plan, base, last[places], as_of))
-
-
-def training_set(
-    plan: DatasetPlan,
-    reveals: Mapping[str, pa.Table],
-    *,
-    as_of: int,
-    start: int | None = None,
-    end: int | None = None,
-    manifest: Mapping[str, Any] | None = None,
-) -> TrainingSet:
-    """Build the training set as it could have been built at `as_of` (microseconds UTC) from the reveals of each source.
-
-    Raises:
-        DataError: a source of the plan has no reveals table.
-    """
-    found = matured_rows(plan, histories_of(plan, reveals, as_of), as_of=as_of, start=start, end=end)
-    facts = facts_of(plan, found, as_of) | dict(manifest or {})
-    return TrainingSet(plan.columns, found.values.table(plan), found.rows, found.t, found.label, as_of, facts)
-
-
-def facts_of(plan: DatasetPlan, found: MaturedRows, as_of: int) -> dict[str, Any]:
-    """Return from what rows follow and how many they are, as plain JSON."""
-    censored = int(np.isnan(found.label).sum())
-    return {
-        "definition": plan.hash,
-        "features": plan.features,
-        "as_of": as_of,
-        "rows": len(found.t),
-        "censored": censored,
-    }
+    held = valid[starts] & (until > history.arrival[starts])
+    return starts[held], until[held]
 
 
 def histories_of(plan: FeaturePlan, reveals: Mapping[str, pa.Table], as_of: int) -> dict[str, History]:
@@ -356,21 +386,6 @@ def rows_at(history: History, version: Ints) -> pa.Table:
     """Return all columns of the source at given versions; every value null where the version is -1 (nothing known)."""
     place = pa.array(version, pa.int64(), mask=version < 0)
     return pa.table({c.name: history.cells(c).take(place) for c in history.source.columns})
-
-
-def labels(plan: DatasetPlan, history: History, version: Ints, as_of: int) -> NDArray[np.float64]:
-    """Return the labels known at `as_of` of rows at given versions; NaN where there is none."""
-    needed = tuple(dict.fromkeys([*columns_of(plan.label), *(c for c, _ in plan.label_moment.terms)]))
-    table = history.read(needed)[0].take(pa.array(version))
-    value = on_table(plan.label, table).combine_chunks()
-    known = value.is_valid().to_numpy(zero_copy_only=False)
-    for column, offset in plan.label_moment.terms:
-        instants = table[column.name]
-        known &= instants.is_valid().to_numpy() & (as_words(instants.combine_chunks()) + offset < as_of)
-    numbers = (
-        value.cast(pa.float64()) if not pa.types.is_boolean(value.type) else value.cast(pa.int8()).cast(pa.float64())
-    )
-    return np.where(known, pc.fill_null(numbers, 0.0).to_numpy(zero_copy_only=False), np.nan)
 
 
 def direct_columns(plan: DatasetPlan) -> tuple[Column[Any], ...]:

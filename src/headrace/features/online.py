@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from headrace.core.errors import UserCodeError
+from headrace.core.errors import Corrupt, UserCodeError
 from headrace.core.identity import encode_key
-from headrace.core.time import Instant
+from headrace.core.time import Instant, civil_time
 from headrace.features.definition import OnDemand
 from headrace.features.events import text_key
+from headrace.features.fold import Folder
 from headrace.features.plan import BindingPlan, FeaturePlan, FunctionPlan
-from headrace.features.record import NO_KEY, NULL, OK, FeatureVector
-from headrace.features.windows import OnlineLane
+from headrace.features.record import NO_KEY, NULL, OK, FeatureTable, FeatureVector
+from headrace.features.windows import Bytes, Ints, OnlineLane
 
 Get = Callable[[bytes], bytes | None]
-KEYS_CACHED = 100_000
+KEYS_CACHED = TEXTS_CACHED = 100_000
+FOLLOWED = 16  # keys that are kept in front of newly followed texts
 P = TypeVar("P", bound=FeaturePlan)
 
 
@@ -26,12 +29,17 @@ class _Binding:
 
     def __init__(self, plan: BindingPlan, places: Sequence[int]) -> None:
         self.places = tuple(places)
-        self.lanes, at = [], plan.offset
+        self.lanes, self.folds, at = [], [], plan.offset
         for lane in plan.lanes:
-            self.lanes.append((lane.prefix, OnlineLane(lane.lane, lane.outputs), at))
+            online = OnlineLane(lane.lane, lane.outputs)
+            self.lanes.append((lane.prefix, online, at, lane.zone))
+            folds = [(i, Folder(lane, i)) for i, output in enumerate(lane.outputs) if output.aggregate == "fold"]
+            if folds:
+                self.folds.append((online, at, folds))
             at += len(lane.outputs)
         self.span = slice(plan.offset, at)
         self.keys: dict[Any, bytes | None] = {}
+        self.kept: dict[bytes, tuple[int, Ints, Bytes]] = {}
 
     def key(self, row: Sequence[Any]) -> bytes | None:
         """Return the encoded key of a row; the newest ones are remembered, since encoding costs more than a look-up."""
@@ -48,26 +56,36 @@ class OnlineFeatures(Generic[P]):
     """Read features one row at a time; an instance reuses its buffers and serves one thread.
 
     `read(get, row, t)` takes the bound `get` of one snapshot of the online store, the row's values in the order of
-    `FeaturePlan.row` (columns that are not known yet are ignored) and the moment in microseconds UTC.
+    `FeaturePlan.row` (columns that are not known yet are ignored) and the moment in microseconds UTC. Without a `get`,
+    since the store cannot be reached, stored features are those that were last read for the same key, else null.
+
+    Args:
+        plan: the features.
+        keep: keys of each binding whose newest values are kept for that case.
+        keep_for: how long they may stand in, microseconds.
     """
 
-    def __init__(self, plan: P) -> None:
-        self.plan = plan
+    def __init__(self, plan: P, *, keep: int = 0, keep_for: int = 0) -> None:
+        self.plan, self.keep, self.keep_for = plan, keep, keep_for
+        self.followed: dict[bytes, tuple[bytes, ...]] = {}
         n, index = len(plan.columns), plan.places
         self.columns = plan.columns
         self.vector = FeatureVector(plan.columns, np.zeros(n, np.int64), np.zeros(n, np.uint8), [])
         self.floats = self.vector.words.view(np.float64)
         self.bindings = [_Binding(b, [index[k] for k in b.key]) for b in plan.bindings]
+        for binding in self.bindings:
+            binding.keys = next(other.keys for other in self.bindings if other.places == binding.places)
         self.row = [(i, index[c], c.dtype) for i, c in plan.row_columns]
         texts = [i for i, c in enumerate(plan.columns) if c.dtype == "str"]
         self.text_place = {i: place for place, i in enumerate(texts)}
         self.vector.texts = [None] * len(texts)
-        self.lane_texts = [i for i in texts if plan.columns[i].origin == "latest"]
+        self.lane_texts = [i for i in texts if plan.columns[i].origin in ("latest", "window")]
+        self.known_texts: dict[int, str] = {}  # what an id stands for never changes
         self.fills = fills_of(plan)
         self.nan = np.array([np.nan]).view(np.int64)[0]
         self.blank = np.array([self.nan if c.dtype == "float" else 0 for c in plan.columns], np.int64)
 
-    def read(self, get: Get, row: Sequence[Any], t: int) -> FeatureVector:
+    def read(self, get: Get | None, row: Sequence[Any], t: int) -> FeatureVector:
         """Return the row's features as known at `t`; the vector is valid until the next read.
 
         Raises:
@@ -75,14 +93,10 @@ class OnlineFeatures(Generic[P]):
             Corrupt: stored bytes are damaged.
         """
         words, status = self.vector.words, self.vector.status
-        for binding in self.bindings:
-            key = binding.key(row)
-            if key is None:
-                words[binding.span] = self.blank[binding.span]
-                status[binding.span] = NO_KEY
-                continue
-            for prefix, lane, at in binding.lanes:
-                lane.read_into(get, prefix + key, t, words, status, at)
+        if get is not None:
+            self._read_lanes(get, row, t)
+        else:
+            self._recall_lanes(row, t)
         for i, word in self.fills:
             if status[i] == NULL:
                 words[i], status[i] = word, OK
@@ -93,6 +107,145 @@ class OnlineFeatures(Generic[P]):
         for function in self.plan.functions:
             self._set(function.index, self._call(function, row), function.function.dtype)
         return self.vector
+
+    def heads(self, row: Sequence[Any]) -> list[bytes]:
+        """Return the keys that a read of the row begins with."""
+        keys = [(binding, binding.key(row)) for binding in self.bindings]
+        return [prefix + key for binding, key in keys if key is not None for prefix, _, _, _ in binding.lanes]
+
+    def guess(self, row: Sequence[Any]) -> list[bytes]:
+        """Return the keys that a read of the row begins with, and those that the one before went on to."""
+        heads = self.heads(row)
+        return heads + [key for head in heads for key in self.followed.get(head, ())]
+
+    def missing(self, held: Mapping[bytes, bytes | None], row: Sequence[Any], t: int) -> list[bytes]:
+        """Return keys without which a read of the row at `t` from `held` would end; none if it is complete.
+
+        As many as can be told at once, perhaps some that are not needed.
+
+        Raises:
+            Corrupt: held bytes are damaged.
+        """
+        found: list[bytes] = []
+        for binding in self.bindings:
+            key = binding.key(row)
+            if key is not None:
+                for prefix, lane, _, zone in binding.lanes:
+                    back = t if zone is None else civil_time(t, zone)
+                    lacking = lane.missing(held, prefix + key, t, back)
+                    if lacking:
+                        self._follow(prefix + key, [*lane.blocks(held, prefix + key, back), *lacking])
+                        found += lacking
+        if found or not (self.lane_texts or any(binding.folds for binding in self.bindings)):
+            return found
+        try:
+            self._read_lanes(held.__getitem__, row, t)
+        except KeyError as error:  # a text that a fold takes
+            return [error.args[0]]
+        words, status = self.vector.words, self.vector.status
+        unknown = [int(words[i]) for i in self.lane_texts if status[i] == OK and int(words[i]) not in self.known_texts]
+        lacking = [key for key in map(text_key, unknown) if key not in held]
+        if lacking:
+            first = self.heads(row)[0]
+            self._follow(first, [*self.followed.get(first, ())[-FOLLOWED:], *lacking])
+        return lacking
+
+    def _follow(self, head: bytes, keys: Sequence[bytes]) -> None:
+        """Remember what a read went on to: the next one of the same key asks for it at once."""
+        if len(self.followed) >= KEYS_CACHED:
+            self.followed.clear()
+        self.followed[head] = tuple(dict.fromkeys(keys))
+
+    def _read_lanes(self, get: Get, row: Sequence[Any], t: int) -> None:
+        words, status = self.vector.words, self.vector.status
+        for binding in self.bindings:
+            key = binding.key(row)
+            if key is None:
+                words[binding.span] = self.blank[binding.span]
+                status[binding.span] = NO_KEY
+                continue
+            for prefix, lane, at, zone in binding.lanes:
+                lane.read_into(get, prefix + key, t, words, status, at, t if zone is None else civil_time(t, zone))
+            for lane, at, folds in binding.folds:
+                self._fold(get, lane, at, folds)
+            if self.keep:
+                if len(binding.kept) >= self.keep:
+                    binding.kept.clear()
+                binding.kept[key] = t, words[binding.span].copy(), status[binding.span].copy()
+
+    def _recall_lanes(self, row: Sequence[Any], t: int) -> None:
+        """Take what was last read for the row's keys, not longer ago than allowed; the rest is null."""
+        words, status = self.vector.words, self.vector.status
+        for binding in self.bindings:
+            key = binding.key(row)
+            kept = None if key is None else binding.kept.get(key)
+            if kept is not None and 0 <= t - kept[0] <= self.keep_for:
+                words[binding.span], status[binding.span] = kept[1:]
+            else:
+                words[binding.span] = self.blank[binding.span]
+                status[binding.span] = NO_KEY if key is None else NULL
+
+    def read_many(self, get: Get, rows: Sequence[Sequence[Any]], t: int) -> FeatureTable:
+        """Return many rows' features as known at `t`, the same as a `read` of each.
+
+        Raises:
+            UserCodeError: an on-demand function raised.
+            Corrupt: stored bytes are damaged.
+        """
+        found = FeatureTable(self.columns, *_tables(len(rows), len(self.columns)), [])
+        if not rows or self.row or self.plan.functions or any(binding.folds for binding in self.bindings):
+            texts = []
+            for i, row in enumerate(rows):
+                vector = self.read(get, row, t)
+                found.words[i], found.status[i] = vector.words, vector.status
+                texts.append(tuple(vector.texts))
+            found.texts += [list(column) for column in zip(*texts, strict=True)] or [[] for _ in self.text_place]
+            return found
+        keys: dict[tuple[int, ...], list[bytes | None]] = {}
+        for binding in self.bindings:
+            if binding.places not in keys:
+                keys[binding.places] = [binding.key(row) for row in rows]
+            self._read_binding(get, binding, keys[binding.places], t, found)
+        for i, word in self.fills:
+            missing = found.status[:, i] == NULL
+            found.words[missing, i], found.status[missing, i] = word, OK
+        for i in self.lane_texts:
+            states, words = found.status[:, i].tolist(), found.words[:, i].tolist()
+            found.texts.append(
+                [self._text(get, word) if state == OK else None for word, state in zip(words, states, strict=True)]
+            )
+            found.words[:, i] = 0
+        return found
+
+    def _read_binding(
+        self, get: Get, binding: _Binding, keys: Sequence[bytes | None], t: int, found: FeatureTable
+    ) -> None:
+        there = [key for key in keys if key is not None]
+        part = (
+            found
+            if len(there) == len(keys)
+            else FeatureTable(self.columns, *_tables(len(there), len(self.columns)), [])
+        )
+        for prefix, lane, at, zone in binding.lanes:
+            back = t if zone is None else civil_time(t, zone)
+            lane.read_many(get, [prefix + key for key in there], t, part.words, part.status, at, back)
+        if part is not found:
+            span, known = binding.span, np.array([key is not None for key in keys], bool)
+            found.words[known, span], found.status[known, span] = part.words[:, span], part.status[:, span]
+            found.words[~known, span], found.status[~known, span] = self.blank[span], NO_KEY
+
+    def _fold(self, get: Get, lane: OnlineLane, at: int, folds: Sequence[tuple[int, Folder]]) -> None:
+        words, status, taken = self.vector.words, self.vector.status, lane.folds()
+
+        def text(identity: int) -> str:
+            return self._stored_text(get, identity)
+
+        for output, folder in folds:
+            place = at + output
+            if status[place] == OK:
+                words[place], status[place] = folder.result(taken[output], text)
+            else:
+                words[place] = self.blank[place]
 
     def _set(self, i: int, value: Any, dtype: str) -> None:
         if dtype == "str":
@@ -107,13 +260,27 @@ class OnlineFeatures(Generic[P]):
             self.vector.words[i] = value
         self.vector.status[i] = OK
 
-    def _look_up(self, get: Get, i: int) -> None:
+    def _look_up(self, get: Get | None, i: int) -> None:
         text = None
         if self.vector.status[i] == OK:
-            blob = get(text_key(int(self.vector.words[i])))
-            text = None if blob is None else blob.decode()
+            text = self._text(get, int(self.vector.words[i]))
         self.vector.texts[self.text_place[i]] = text
         self.vector.words[i] = 0
+
+    def _text(self, get: Get | None, identity: int) -> str | None:
+        return self.known_texts.get(identity) if get is None else self._stored_text(get, identity)
+
+    def _stored_text(self, get: Get, identity: int) -> str:
+        found = self.known_texts.get(identity)
+        if found is not None:
+            return found
+        blob = get(text_key(identity))
+        if blob is None:
+            raise Corrupt("a text of the online store is missing", got=identity, next_step="headrace online rebuild")
+        if len(self.known_texts) >= TEXTS_CACHED:
+            self.known_texts.clear()
+        found = self.known_texts[identity] = blob.decode()
+        return found
 
     def _call(self, plan: FunctionPlan, row: Sequence[Any]) -> Any:
         arguments = [row[at] if where == "row" else self._value(at) for where, at in plan.arguments]
@@ -126,6 +293,10 @@ class OnlineFeatures(Generic[P]):
         if dtype == "str":
             return self.vector.texts[self.text_place[i]]
         return float(self.floats[i]) if dtype == "float" else int(self.vector.words[i])
+
+
+def _tables(rows: int, columns: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    return np.empty((rows, columns), np.int64), np.empty((rows, columns), np.uint8)
 
 
 def fills_of(plan: FeaturePlan) -> list[tuple[int, int]]:

@@ -63,6 +63,35 @@ static int64_t places_select(const Places *p, int64_t k) {
   return at << 6 | __builtin_ctzll(word);
 }
 
+/* Return how many places of the set are below `place`. */
+static int64_t places_below(const Places *p, int64_t place) {
+  int64_t n = 0;
+  for (int64_t i = place >> 6; i > 0; i -= i & -i) n += p->tree[i];
+  if (place & 63) n += __builtin_popcountll(p->bit[place >> 6] & (((uint64_t)1 << (place & 63)) - 1));
+  return n;
+}
+
+/* Sort integers in place (heapsort: no worst case, no memory). */
+static void sift(int64_t *v, int64_t i, int64_t n) {
+  int64_t x = v[i];
+  for (int64_t k; (k = 2 * i + 1) < n; i = k) {
+    if (k + 1 < n && v[k + 1] > v[k]) k++;
+    if (v[k] <= x) break;
+    v[i] = v[k];
+  }
+  v[i] = x;
+}
+
+static void sort_values(int64_t *v, int64_t n) {
+  for (int64_t i = n / 2 - 1; i >= 0; i--) sift(v, i, n);
+  for (int64_t i = n - 1; i > 0; i--) {
+    int64_t x = v[0];
+    v[0] = v[i];
+    v[i] = x;
+    sift(v, 0, i);
+  }
+}
+
 /* The least of any range of values that change: each level holds the minima of 64 of the level below. */
 enum { MAX_LEVELS = 11 };
 typedef struct {
@@ -93,6 +122,17 @@ static int64_t minima_over(const Minima *m, int64_t lo, int64_t hi, int64_t best
     for (; lo < hi && hi & 63; hi--) best = v[hi - 1] < best ? v[hi - 1] : best;
   }
   return best;
+}
+
+/* Return the first place that holds the least value. */
+static int64_t minima_first(const Minima *m) {
+  int top = 0;
+  while (top + 1 < MAX_LEVELS && m->size[top + 1]) top++;
+  int64_t place = 0, best = m->level[top][0];
+  for (int i = top - 1; i >= 0; i--) {
+    for (place <<= 6; m->level[i][place] != best;) place++;
+  }
+  return place;
 }
 
 /* Sort places by the `depth` words at key + place * stride: a stable merge sort of the runs that are there already, so

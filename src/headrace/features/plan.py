@@ -1,75 +1,25 @@
-"""Turn definitions into what has to be computed: lanes, outputs, columns. Pure; reads no data.
+"""Turn datasets into what has to be computed: lanes under keys, functions, columns. Pure; reads no data.
 
-A *lane* holds the events of one entity whose values share source, moment and condition; it is the unit that is stored
-online and scanned offline. Every check that can be made without data is made here: leakage, keys, names, types.
+Every check that can be made without data is made here: leakage, keys, names, types.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.metadata import version as package_version
 from typing import Any
 
 from headrace.core.errors import DefinitionError, LeakageError, SchemaConflict
-from headrace.core.expressions import Column, Expr, Moment, columns_of, type_of
+from headrace.core.expressions import Column, Expr, Moment, columns_of
 from headrace.core.identity import content_hash, function_source
-from headrace.core.time import DAY
-from headrace.features.definition import (
-    Bound,
-    Dataset,
-    Feature,
-    FeatureGroup,
-    FeatureLike,
-    GroupDefinition,
-    Item,
-    OnDemand,
-)
+from headrace.features.aggregates import Feature, Item
+from headrace.features.dataset import Dataset, Downsample, Grid
+from headrace.features.definition import Bound, FeatureGroup, FeatureLike, GroupDefinition, OnDemand
+from headrace.features.label_plan import RowLabel, TableLabel, plan_label
+from headrace.features.lane_plan import GroupPlan, LanePlan, plan_definition, plan_group
 from headrace.features.record import FeatureColumn
-from headrace.features.windows import KERNEL_VERSION, Lane, Output, ValueType
 from headrace.sources.definition import SourceDefinition, definition_of
-
-GRACE = DAY
-VALUE_TYPES = {
-    "float": ValueType.FLOAT,
-    "int": ValueType.INT,
-    "instant": ValueType.INT,
-    "bool": ValueType.BOOL,
-    "str": ValueType.REF,
-}
-NUMERIC = ("float", "int", "bool")
-
-
-@dataclass(frozen=True, eq=False)
-class LanePlan:
-    """Say how one lane's events follow from rows, and which outputs are read from it."""
-
-    prefix: bytes
-    source: SourceDefinition
-    entity: tuple[Column[Any], ...]
-    moment: Moment
-    where: Expr[bool] | None
-    values: tuple[Expr[Any], ...]
-    lane: Lane
-    outputs: tuple[Output, ...]
-    columns: tuple[FeatureColumn, ...]
-    features: tuple[tuple[Feature, str | None], ...]
-
-    @cached_property
-    def reads(self) -> frozenset[Column[Any]]:
-        """Return the columns whose change may change an event."""
-        exprs = [*self.entity, *self.values, *([] if self.where is None else [self.where])]
-        return frozenset([c for e in exprs for c in columns_of(e)] + [c for c, _ in self.moment.terms])
-
-
-@dataclass(frozen=True, eq=False)
-class GroupPlan:
-    """Hold a group's lanes; `hash` names the version of its definition."""
-
-    definition: GroupDefinition
-    hash: str
-    lanes: tuple[LanePlan, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,143 +71,48 @@ class FeaturePlan:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DatasetPlan(FeaturePlan):
-    """Say everything that a dataset's rows need; `row` is all columns of the rows' source."""
+    """Say everything that a dataset's rows need; `row` is all columns of the rows' source.
+
+    With a `grid` no table holds the rows; those are active whose one output of `active` compares so with a constant.
+    `where` and `labelled_if` leave rows out, the latter those whose label nobody could see.
+    """
 
     dataset: Dataset
     rows: SourceDefinition
     at: Moment
-    label: Expr[Any]
-    label_moment: Moment
+    label: RowLabel | TableLabel
     mature: int
     request: tuple[Column[Any], ...]
     hash: str
+    where: Expr[bool] | None
+    labelled_if: RowLabel | None
+    sample: Downsample | None
+    grid: Grid | None
+    active: GroupPlan | None
+
+    def own_label(self) -> RowLabel:
+        """Return the label as an expression of the row, for those who follow rows one by one.
+
+        Raises:
+            DefinitionError: it is computed from another table.
+        """
+        if isinstance(self.label, RowLabel):
+            return self.label
+        raise DefinitionError(
+            "labels that another table decides are joined for training, not yet while a version serves",
+            where=self.dataset.location,
+            got=str(self.dataset.label),
+            expected="a label of the row's own columns",
+            next_step="headrace run trains and gates it",
+        )
 
     @cached_property
     def sources(self) -> tuple[SourceDefinition, ...]:
         """Return the sources that the dataset reads, the rows' first."""
-        found = [self.rows, *(definition_of(group.definition.source) for group in self.groups)]
+        groups = [*self.groups, *([] if self.active is None else [self.active])]
+        found = [*([] if self.grid else [self.rows]), *(definition_of(group.definition.source) for group in groups)]
+        found += self.label.sources
         return tuple({source.name: source for source in found}.values())
-
-
-def plan_group(group: type[FeatureGroup]) -> GroupPlan:
-    """Return a group's lanes.
-
-    Raises:
-        DefinitionError: a value has no fitting type, or reads columns of another source.
-    """
-    definition = group.__definition__
-    source = definition_of(definition.source)
-    digest = content_hash([_describe(definition), source.hash, KERNEL_VERSION, package_version("tzdata")])
-    return GroupPlan(definition, digest, tuple(_lanes(definition, source, bytes.fromhex(digest[:16]))))
-
-
-def _describe(definition: GroupDefinition) -> list[Any]:
-    features = [
-        [f.name, f.aggregate.kind, str(f.aggregate.value), str(f.aggregate.where), f.aggregate.parameter]
-        + [list(f.windows), [c.name for c in f.columns], f.max_age, f.fill]
-        for f in definition.features
-    ]
-    return [definition.name, [c.name for c in definition.entity], features]
-
-
-@dataclass
-class _LaneBuilder:
-    moment: Moment
-    where: Expr[bool] | None
-    state: bool
-    values: list[Expr[Any]] = field(default_factory=list)
-    outputs: list[Output] = field(default_factory=list)
-    columns: list[FeatureColumn] = field(default_factory=list)
-    features: list[tuple[Feature, str | None]] = field(default_factory=list)
-
-    def place(self, value: Expr[Any]) -> int:
-        """Return the place of a value in the lane, the same for the same expression."""
-        names = [str(v) for v in self.values]
-        if str(value) not in names:
-            self.values.append(value)
-            return len(self.values) - 1
-        return names.index(str(value))
-
-
-def _lanes(definition: GroupDefinition, source: SourceDefinition, prefix: bytes) -> Iterator[LanePlan]:
-    builders: dict[str, _LaneBuilder] = {}
-    for feature in definition.features:
-        for value in feature.columns or (feature.aggregate.value,):
-            builder = _builder_for(builders, definition, source, feature, value)
-            _add_outputs(builder, feature, value)
-    for number, builder in enumerate(builders.values()):
-        windows = tuple(sorted({o.window for o in builder.outputs if o.window is not None}))
-        ages = [int(o.parameter) for o in builder.outputs if o.aggregate == "latest" and o.parameter is not None]
-        yield LanePlan(
-            prefix=b"L" + prefix + number.to_bytes(2, "big"),
-            source=source,
-            entity=definition.entity,
-            moment=builder.moment,
-            where=builder.where,
-            values=tuple(builder.values),
-            lane=Lane(
-                values=tuple(VALUE_TYPES[type_of(v)] for v in builder.values),
-                windows=windows,
-                state=builder.state,
-                keep=max([*windows, *ages, 0]) + GRACE,
-                latest=any(o.aggregate == "latest" for o in builder.outputs),
-            ),
-            outputs=tuple(builder.outputs),
-            columns=tuple(builder.columns),
-            features=tuple(builder.features),
-        )
-
-
-def _builder_for(
-    builders: dict[str, _LaneBuilder],
-    definition: GroupDefinition,
-    source: SourceDefinition,
-    feature: Feature,
-    value: Expr[Any] | None,
-) -> _LaneBuilder:
-    exprs = [e for e in (value, feature.aggregate.where, *definition.entity) if e is not None]
-    read = [c for e in exprs for c in columns_of(e)]
-    for column in read:
-        if column not in source.index:
-            raise DefinitionError(
-                f"{definition.name}.{feature.name} reads a column of another source",
-                where=feature.aggregate.location,
-                got=str(column),
-                expected=f"columns of {source.name}",
-            )
-    moments = [source.moments[c] for c in read]
-    if value is None:
-        moments.append(Moment.of(source.default_known_at))
-    moment = Moment.latest(moments)
-    state = value is not None and all(c.state for c in columns_of(value)) and bool(columns_of(value))
-    key = f"{moment}|{feature.aggregate.where}|{state}"
-    return builders.setdefault(key, _LaneBuilder(moment, feature.aggregate.where, state))
-
-
-def _add_outputs(builder: _LaneBuilder, feature: Feature, value: Expr[Any] | None) -> None:
-    kind = "mean" if feature.aggregate.kind == "rate" else feature.aggregate.kind
-    dtype = "" if value is None else type_of(value)
-    allowed = {"count": (*NUMERIC, "instant", "str", ""), "latest": (*NUMERIC, "instant", "str"), "rate": ("bool",)}
-    if dtype not in allowed.get(feature.aggregate.kind, NUMERIC):
-        raise DefinitionError(
-            f"hr.{feature.aggregate.kind} cannot take {dtype or 'no'} values",
-            where=feature.aggregate.location,
-            got=f"{value}: {dtype}",
-            expected=allowed.get(feature.aggregate.kind, NUMERIC),
-        )
-    place = None if value is None else builder.place(value)
-    if kind == "latest":
-        part = value.name if isinstance(value, Column) and len(feature.columns) > 1 else None
-        builder.outputs.append(Output(place, kind, None, feature.max_age))
-        builder.columns.append(FeatureColumn(feature.column_name(part), dtype, "latest"))
-        builder.features.append((feature, part))
-        return
-    result = {"count": "int", "sum": dtype, "min": dtype, "max": dtype, "quantile": dtype}.get(kind, "float")
-    for window, part in zip(feature.windows, feature.parts(), strict=True):
-        builder.outputs.append(Output(place, kind, window, feature.aggregate.parameter))
-        typed = "int" if kind == "sum" and result == "bool" else result
-        builder.columns.append(FeatureColumn(feature.column_name(part), typed, "window"))
-        builder.features.append((feature, part))
 
 
 class _Collector:
@@ -294,14 +149,14 @@ class _Collector:
             self.row_columns.append((len(self.columns), column))
             self.columns.append(FeatureColumn(str(column), column.dtype, "row"))
         elif isinstance(feature, type) and issubclass(feature, FeatureGroup):
-            self.bind(feature, feature.__definition__.entity, None)
+            self.bind(feature, self.key_of(feature.__definition__), None)
         elif isinstance(feature, Bound):
             self.bind(feature.group, feature.key, None)
         elif isinstance(feature, (Feature, Item)):
             owner = (feature.feature if isinstance(feature, Item) else feature).group
             if owner is None:
                 raise DefinitionError("a feature outside any group", where=self.location)
-            self.bind(owner, owner.__definition__.entity, feature)
+            self.bind(owner, self.key_of(owner.__definition__), feature)
         elif isinstance(feature, OnDemand):
             self.functions.append(feature)
         else:
@@ -314,6 +169,8 @@ class _Collector:
         for part in key:
             self.direct(part, f"the key of {definition.name}")
         plan = self.group_plans.setdefault(group, plan_group(group))
+        for lane in plan.lanes:
+            _refuse_unknowable(lane)
         role = "@" + ",".join(k.name for k in key) if group in self.in_roles else ""
         lanes = tuple(_selected(lane, only) for lane in plan.lanes)
         lanes = tuple(lane for lane in lanes if lane.outputs)
@@ -321,6 +178,10 @@ class _Collector:
         for column in (c for lane in lanes for c in lane.columns):
             name = column.name if not role else column.name.replace(definition.name, definition.name + role, 1)
             self.columns.append(FeatureColumn(name, column.dtype, column.origin))
+
+    def key_of(self, definition: GroupDefinition) -> tuple[Column[Any], ...]:
+        """Return under which columns a group is read that is bound to none: its own."""
+        return definition.entity
 
     def refuse_key(self, definition: GroupDefinition, key: tuple[Column[Any], ...]) -> None:
         """Refuse a key of another number of parts than the group's."""
@@ -359,7 +220,8 @@ class _DatasetCollector(_Collector):
 
     def __init__(self, dataset: Dataset) -> None:
         super().__init__(dataset.features, dataset.location)
-        self.rows, self.at = definition_of(dataset.rows), Moment.of(dataset.at)
+        self.rows = dataset.rows.definition if isinstance(dataset.rows, Grid) else definition_of(dataset.rows)
+        self.at = Moment.of(dataset.at)
         self.places = dict(self.rows.index)
 
     def direct(self, column: Column[Any], why: str) -> Column[Any]:
@@ -383,9 +245,16 @@ class _DatasetCollector(_Collector):
             )
         return column
 
+    def key_of(self, definition: GroupDefinition) -> tuple[Column[Any], ...]:
+        """Return the row's own columns of a group's key: the same ones, or their namesakes where it is of another source."""
+        return tuple(c if c in self.rows.index else self.rows.by_name.get(c.name, c) for c in definition.entity)
+
     def refuse_key(self, definition: GroupDefinition, key: tuple[Column[Any], ...]) -> None:
-        """Refuse a key that the rows do not have."""
-        if len(key) != len(definition.entity) or any(k not in self.rows.index for k in key):
+        """Refuse a key that the rows do not have, or of another type."""
+        others = [
+            k for k, c in zip(key, definition.entity, strict=False) if k not in self.rows.index or k.dtype != c.dtype
+        ]
+        if len(key) != len(definition.entity) or others:
             raise DefinitionError(
                 f"{definition.name} is keyed by {', '.join(map(str, definition.entity))}, which no row of "
                 f"{self.rows.name} has",
@@ -406,8 +275,8 @@ def _selected(lane: LanePlan, only: Feature | Item | None) -> LanePlan:
         if feature is (only.feature if isinstance(only, Item) else only)
         and (isinstance(only, Feature) or part == only.part)
     ]
-    return LanePlan(
-        **{k: getattr(lane, k) for k in ("prefix", "source", "entity", "moment", "where", "values", "lane")},
+    return replace(
+        lane,
         outputs=tuple(lane.outputs[i] for i in keep),
         columns=tuple(lane.columns[i] for i in keep),
         features=tuple(lane.features[i] for i in keep),
@@ -428,13 +297,12 @@ def plan_dataset(dataset: Dataset) -> DatasetPlan:
             "at= must be a moment of the rows' source", where=dataset.location, got=str(at), expected=rows.name
         )
     functions = collector.collect()
-    label_columns = columns_of(dataset.label)
-    for column in label_columns:
-        if column not in rows.index:
-            raise DefinitionError(
-                "the label must be computed from the rows' source", where=dataset.location, got=str(column)
-            )
-    features = _hash(collector, str(at))
+    for column in [] if dataset.where is None else columns_of(dataset.where):
+        collector.direct(column, "the rows' condition")
+    features, label = _hash(collector, str(at)), plan_label(dataset, rows)
+    grid = dataset.rows if isinstance(dataset.rows, Grid) else None
+    active = None if grid is None else _plan_active(grid)
+    rest = [str(dataset.where), str(dataset.labelled_if), str(dataset.sample), None if active is None else active.hash]
     return DatasetPlan(
         row=rows.columns,
         columns=tuple(collector.columns),
@@ -442,15 +310,73 @@ def plan_dataset(dataset: Dataset) -> DatasetPlan:
         bindings=tuple(collector.bindings),
         functions=functions,
         features=features,
-        hash=content_hash([features, rows.hash, str(dataset.label), dataset.mature]),
+        hash=content_hash([features, rows.hash, str(label), dataset.mature, *rest]),
         dataset=dataset,
         rows=rows,
         at=at,
-        label=dataset.label,
-        label_moment=Moment.latest([rows.moments[c] for c in label_columns]),
+        label=label,
         mature=dataset.mature,
         request=tuple(c for c in rows.columns if rows.moments[c].certainly_by(at)),
+        where=dataset.where,
+        labelled_if=_plan_labelled(dataset, rows, label),
+        sample=dataset.sample,
+        grid=grid,
+        active=active,
     )
+
+
+def _plan_labelled(dataset: Dataset, rows: SourceDefinition, label: RowLabel | TableLabel) -> RowLabel | None:
+    """Return which rows have a label at all, where the row itself tells."""
+    condition = dataset.labelled_if
+    if condition is None or (isinstance(label, TableLabel) and label.spoilt is not None):
+        return None
+    columns = columns_of(condition)
+    others = [str(c) for c in columns if c not in rows.index]
+    if others:
+        raise DefinitionError(
+            "labelled_if= reads columns of the row, or of the label's table",
+            where=dataset.location,
+            got=others,
+            expected=f"columns of {rows.name}",
+        )
+    return RowLabel(condition, Moment.latest([rows.moments[c] for c in columns]))
+
+
+def _plan_active(grid: Grid) -> GroupPlan:
+    """Return the lane that tells which keys a grid has."""
+    condition = grid.active
+    feature = condition.feature
+    if (
+        feature.group is not None
+        or len(feature.parts()) != 1
+        or feature.aggregate.rows not in (None, grid.keys[0].owner)
+    ):
+        raise DefinitionError(
+            "a grid's active= is one value of the keys' own table",
+            where=grid.location,
+            got=str(condition),
+            expected=f'hr.count({grid.source.name}).over("56d") > 0',
+        )
+    named = feature.renamed("active", feature.frames)
+    source = grid.keys[0].owner
+    assert source is not None
+    return plan_definition(GroupDefinition("active", source, grid.keys, (named,), "", grid.location))
+
+
+def _refuse_unknowable(lane: LanePlan) -> None:
+    """Refuse windows ahead of values that are known only when their instant has come: nothing could ever be in them."""
+    if lane.on is None or lane.zone is not None or all(o.offset >= 0 for o in lane.outputs):
+        return
+    known, (column, offset) = dict(lane.moment.terms), lane.on.terms[0]
+    if column in known and known[column] >= offset:
+        feature = lane.features[0][0]
+        raise DefinitionError(
+            f"{feature.column_name(None)} looks ahead at values that are not known by then",
+            where=feature.aggregate.location,
+            got=f"known at {lane.moment}, placed on {lane.on}",
+            expected="a known_at= before the event",
+            next_step="say when it is announced: known_at = announced",
+        )
 
 
 def plan_features(features: Sequence[FeatureLike], location: str) -> FeaturePlan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,9 @@ class FeatureVector:
     status: NDArray[np.uint8]
     texts: list[str | None]
 
+    def __post_init__(self) -> None:
+        self.floats = self.words.view(np.float64)
+
     def counts(self) -> dict[str, int]:
         """Count the features by status: `{"OK": 28, "NULL": 3}`."""
         found = np.bincount(self.status, minlength=len(STATUS)).tolist()
@@ -45,18 +48,28 @@ class FeatureVector:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the features as plain values by name; null is None."""
-        texts, floats = iter(self.texts), self.words.view(np.float64)
+        texts = iter(self.texts)
         found: dict[str, Any] = {}
-        for i, column in enumerate(self.columns):
-            if column.dtype == "str":
+        values = zip(self.columns, self.words.tolist(), self.floats.tolist(), self.status.tolist(), strict=True)
+        for column, word, number, status in values:
+            dtype = column.dtype
+            if dtype == "str":
                 found[column.name] = next(texts)
-            elif self.status[i] != OK:
+            elif status != OK:
                 found[column.name] = None
-            elif column.dtype == "float":
-                found[column.name] = float(floats[i])
             else:
-                found[column.name] = bool(self.words[i]) if column.dtype == "bool" else int(self.words[i])
+                found[column.name] = number if dtype == "float" else bool(word) if dtype == "bool" else word
         return found
+
+
+@dataclass
+class FeatureTable:
+    """Hold many rows' features: `words` and `status` as a vector's, one row each, and a list for each str column."""
+
+    columns: tuple[FeatureColumn, ...]
+    words: NDArray[np.int64]
+    status: NDArray[np.uint8]
+    texts: list[list[str | None]]
 
 
 @dataclass(frozen=True)
@@ -65,7 +78,8 @@ class TrainingSet:
 
     `features` has one Arrow column for each of `columns` (float64, int64, bool, string; null is null). `rows` holds the
     rows source's own columns as known at `t` (for slices). `label` is float64, 0/1 for a bool label; NaN where no label
-    had arrived by `as_of` (censored: kept, counted, not fitted on). `manifest` says from which definitions and table
+    had arrived by `as_of` (censored: kept, counted, not fitted on); with several `names` it has shape (rows, names).
+    `weight` is there where rows were sampled: what each kept one stands for. `manifest` says from which definitions and table
     versions the set follows, as plain JSON.
     """
 
@@ -76,6 +90,22 @@ class TrainingSet:
     label: NDArray[np.float64]
     as_of: int
     manifest: Mapping[str, Any]
+    names: tuple[str, ...] = ("label",)
+    weight: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.t)
+
+
+def unlabelled(label: NDArray[np.float64]) -> int:
+    """Count the rows that lack a label."""
+    return int(np.isnan(label).reshape(len(label), -1).any(axis=1).sum()) if len(label) else 0
+
+
+def label_columns(names: Sequence[str], label: NDArray[np.float64]) -> dict[str, pa.Array]:
+    """Return labels as columns, null where there is none: `label`, or `label[7d+14d]` for each name of several."""
+    import pyarrow as pa
+
+    titles = ["label"] if len(names) == 1 else [f"label[{name}]" for name in names]
+    columns = np.ascontiguousarray(label.reshape(len(label), -1).T) if len(label) else np.empty((len(titles), 0))
+    return {t: pa.array(column, mask=np.isnan(column)) for t, column in zip(titles, columns, strict=True)}

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from headrace.core.identity import row_hash, text_id
-from headrace.features.events import EventMaker, LaneEvent, text_key
-from headrace.features.history import History
-from headrace.features.plan import FeaturePlan, GroupPlan, LanePlan
-from headrace.features.rows import ABSENT, RowCodec, StoredRow
+from headrace.features.events import EventMaker, head_keys, text_key
+from headrace.features.history import NEVER, History
+from headrace.features.lane_plan import GroupPlan, LanePlan
+from headrace.features.lanes import ORDER
+from headrace.features.offline import lane_events, texts_by_id
+from headrace.features.plan import FeaturePlan
+from headrace.features.rows import RowCodec
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.features.windows import OnlineLane
-from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import ROW_ID
-from headrace.storage.keyvalue import Access, KeyValue, Transaction
+from headrace.storage.keyvalue import Get, KeyValue, Transaction
 
-KEYS_AT_ONCE = 1_000  # to a commit
+KEYS_AT_ONCE = 10_000  # to a commit
 Read = Callable[[], Mapping[str, pa.Table]]
 
 
@@ -36,12 +39,10 @@ def repair(transaction: Transaction, plan: FeaturePlan, read: Read) -> int:
     waiting = StreamPath.waiting(transaction)
     if not waiting:
         return 0
-    access = transaction.access(DATABASE)
-    newest, reveals = StreamPath.newest(access.get) or 0, read()
-    wanted = [lane for group in plan.groups for lane in group.lanes if any(k.startswith(lane.prefix) for k in waiting)]
-    for filling in _fillings(wanted, reveals, newest):
-        for key in [key for key in waiting if key.startswith(filling.lane.prefix)]:
-            filling.refill(access, key)
+    newest, reveals = StreamPath.newest(transaction.access(DATABASE).get) or 0, read()
+    lanes = [lane for group in plan.groups for lane in group.lanes if any(k.startswith(lane.prefix) for k in waiting)]
+    for lane, history in _with_histories(lanes, reveals, newest):
+        _Living.of(lane, history).refill(transaction, [key for key in waiting if key.startswith(lane.prefix)])
     return len(waiting)
 
 
@@ -50,90 +51,137 @@ def backfill(
 ) -> int:
     """Fill groups with every key's events that had arrived by `newest`; return how many keys there were.
 
-    What a killed backfill left is dropped first; what a stream applied since `newest` stays. `told(done, total)` is called
-    as keys are filled.
+    What a killed backfill left is dropped first; what a stream applies while `read` and the filling go on stays, and is
+    never overwritten by what history said of the same row before. `told(done, total)` is called as keys are filled.
 
     Raises:
         DataError: a source has no reveals.
     """
-    fillings = list(_fillings([lane for group in groups for lane in group.lanes], read(), newest))
-    total, done = sum(len(filling.events) for filling in fillings), 0
-    for filling in fillings:
-        keys = sorted(filling.events)
-        for start in range(0, len(keys), KEYS_AT_ONCE):
-            part = keys[start : start + KEYS_AT_ONCE]
+    lanes = [lane for group in groups for lane in group.lanes]
+    for lane in lanes:
+        _drop_old(store, lane, newest)
+    fillings = [
+        (_Living.of(lane, history), texts_by_id(lane, history))
+        for lane, history in _with_histories(lanes, read(), newest)
+    ]
+    total, done = sum(len(living.numbers) for living, _ in fillings), 0
+    for living, texts in fillings:
+        with store.write() as transaction:
+            access = transaction.access(DATABASE)
+            for identity, text in sorted(texts.items()):
+                access.put(text_key(identity), text.encode())
+        for part in _parts(sorted(living.lane.prefix + key for key in living.numbers)):
             with store.write() as transaction:
-                access = transaction.access(DATABASE)
-                for key in part:
-                    filling.refill(access, key)
+                living.refill(transaction, part)
             done += len(part)
             told(done, total)
     return total
 
 
+def _with_histories(
+    lanes: Sequence[LanePlan], reveals: Mapping[str, pa.Table], newest: int
+) -> Iterator[tuple[LanePlan, History]]:
+    """Yield each lane with the history of its source, one for all lanes of a source."""
+    sources = {lane.source.name: lane.source for lane in lanes}
+    histories = {name: History.build(source, reveals[name], newest) for name, source in sources.items()}
+    return ((lane, histories[lane.source.name]) for lane in lanes)
+
+
+def _parts(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    return (keys[start : start + KEYS_AT_ONCE] for start in range(0, len(keys), KEYS_AT_ONCE))
+
+
+def _drop_old(store: KeyValue, lane: LanePlan, newest: int) -> None:
+    """Drop a lane's events that arrived before `newest`: history has them, where they still hold."""
+    online = OnlineLane(lane.lane, lane.outputs)
+    with store.read() as snapshot:
+        keys = list(head_keys(key for key, _ in snapshot.items(DATABASE, lane.prefix)))
+    for part in _parts(keys):
+        with store.write() as transaction:
+            access = transaction.access(DATABASE)
+            transaction.get_many(DATABASE, part)  # of a store over a network: in one round trip
+            for key in part:
+                kept = [event for order, event in _stored(online, access.get, key) if order[1] >= newest]
+                online.clear(access, key)
+                online.fill(access, key, b"".join(kept))
+
+
+def _stored(online: OnlineLane, get: Get, key: bytes) -> Iterator[tuple[tuple[int, int, int], bytes]]:
+    """Yield a key's events in their order: moment, arrival, row; and the bytes of each."""
+    for event in online.events(get, key):
+        yield event[:3], ORDER.pack(*event[:3]) + online.lane.pack(event.values)
+
+
 @dataclass(frozen=True, eq=False)
-class _Filling:
-    """Hold a lane's events as history has them: by key, each with the key of its row in the store."""
+class _Living:
+    """Hold a lane's events that hold now, as they are stored: key `numbers[k]` has those from `bounds[k]` on.
+
+    Event i follows from the row whose id is `ids[rows[i]]`.
+    """
 
     lane: LanePlan
-    maker: EventMaker
-    codec: RowCodec
-    online: OnlineLane
-    newest: int
-    events: Mapping[bytes, Sequence[tuple[bytes, LaneEvent, tuple[str, ...]]]]
+    numbers: Mapping[bytes, int]
+    bounds: Sequence[int]
+    events: bytes
+    rows: NDArray[np.int64]
+    ids: pa.ChunkedArray
 
-    def refill(self, access: Access, key: bytes) -> None:
-        """Give a key exactly its living events: history's, but for rows that a stream has changed since, and the stream's."""
-        living = {
-            (event.moment, event.arrival, event.row): self.lane.lane.pack(event.values)
-            for event in self.online.events(access.get, key)
-            if event.arrival >= self.newest
-        }
-        for row, event, texts in self.events.get(key, ()):
-            stored = access.get(row)
-            if stored is None or self.maker.event(self.codec.decode(stored), event.row) == event:
-                living[event[1:4]] = event.packed
-                for text in texts:
-                    access.put(text_key(text_id(text)), text.encode())
-        self.online.clear(access, key)
-        for order in sorted(living):
-            self.online.change(access, key, (*order, living[order]), None)
-        StreamPath.repaired(access, key)
+    @classmethod
+    def of(cls, lane: LanePlan, history: History) -> _Living:
+        """Order a lane's events by key, and then as they follow each other."""
+        events, numbers = lane_events(lane, history, hashed=True)
+        order = np.lexsort((events.row, events.arrival, events.moment, events.key))
+        order = order[events.until[order] == NEVER]
+        stored = np.empty((len(order), 4 + events.words.shape[1]), np.int64)
+        stored[:, 0], stored[:, 1], stored[:, 2] = events.moment[order], events.arrival[order], events.row[order]
+        stored[:, 3] = events.nulls[order] @ (np.int64(1) << np.arange(events.words.shape[1]))
+        stored[:, 4:] = events.words[order]
+        bounds = np.searchsorted(events.key[order], np.arange(len(numbers) + 1))
+        hashes = history.row_hashes(history.lasts)
+        by_hash = np.argsort(hashes)
+        rows = by_hash[np.searchsorted(hashes, events.row[order], sorter=by_hash)]
+        ids = history.table[ROW_ID].take(pa.array(history.order[history.lasts]))
+        return cls(lane, numbers, bounds.tolist(), stored.tobytes(), rows, ids)
 
+    @cached_property
+    def maker(self) -> EventMaker:
+        """Return what makes an event of a row."""
+        return EventMaker(self.lane)
 
-def _fillings(lanes: Sequence[LanePlan], reveals: Mapping[str, pa.Table], newest: int) -> Iterator[_Filling]:
-    """Yield what fills each lane, from the reveals that had arrived by `newest`."""
-    by_source: dict[str, list[LanePlan]] = defaultdict(list)
-    for lane in lanes:
-        by_source[lane.source.name].append(lane)
-    for name, group in by_source.items():
-        source = group[0].source
-        history = History.build(source, reveals[name], newest)
-        makers = [EventMaker(lane) for lane in group]
-        found: list[dict[bytes, list[tuple[bytes, LaneEvent, tuple[str, ...]]]]] = [defaultdict(list) for _ in group]
-        for key, row in _rows(source, group, history):
-            identity = row_hash(key)
-            for maker, events in zip(makers, found, strict=True):
-                event = maker.event(row, identity)
-                if event is not None:
-                    events[event.key].append((key, event, tuple(maker.texts(row)) if maker.references else ()))
-        for lane, maker, events in zip(group, makers, found, strict=True):
-            yield _Filling(lane, maker, RowCodec(source), OnlineLane(lane.lane, lane.outputs), newest, events)
+    @cached_property
+    def codec(self) -> RowCodec:
+        """Return what reads stored rows."""
+        return RowCodec(self.lane.source.name, [c.dtype for c in self.lane.source.columns])
 
+    def refill(self, transaction: Transaction, keys: Sequence[bytes]) -> None:
+        """Give keys exactly their living events: history's, but for rows that a stream has changed since, and the stream's."""
+        access, online = transaction.access(DATABASE), OnlineLane(self.lane.lane, self.lane.outputs)
+        size, spans = online.chunks.event, [self._span(key) for key in keys]
+        rows = iter(transaction.get_many(DATABASE, self._row_keys(spans)))
+        heads = transaction.get_many(DATABASE, keys)
+        for key, (first, end), head in zip(keys, spans, heads, strict=True):
+            found = (self.events[at * size : (at + 1) * size] for at in range(first, end))
+            held = zip(found, islice(rows, end - first), strict=True)
+            events = [event for event, row in held if row is None or self._follows(event, row, key)]
+            if head is not None:
+                merged = {ORDER.unpack_from(event): event for event in events}
+                merged |= dict(_stored(online, access.get, key))
+                events = [merged[order] for order in sorted(merged)]
+                online.clear(access, key)
+            online.fill(access, key, b"".join(events))
+            StreamPath.repaired(access, key)
 
-def _rows(source: SourceDefinition, lanes: Sequence[LanePlan], history: History) -> Iterator[tuple[bytes, StoredRow]]:
-    """Yield each row's key in the store and its newest cells, as far as the lanes read them."""
-    last = np.append(history.starts[1:], len(history)) - 1 if len(history) else np.zeros(0, np.int64)
-    n, values, arrivals = len(source.columns), {}, {}
-    for place in sorted({source.index[column] for lane in lanes for column in lane.reads}):
-        origin = history.origin(source.columns[place])[last]
-        arrived = np.where(origin >= 0, history.arrival[np.maximum(origin, 0)], ABSENT)
-        values[place] = history.cells(source.columns[place]).take(pa.array(last)).to_pylist()
-        arrivals[place] = arrived.tolist()
-    ids = history.table[ROW_ID].take(pa.array(history.order[last])).to_pylist()
-    prefix, contents = b"R" + source.name.encode() + b"\0", [0] * n
-    for i, row_id in enumerate(ids):
-        row = StoredRow([ABSENT] * n, contents, [None] * n)
-        for place, column in values.items():
-            row.values[place], row.arrivals[place] = column[i], arrivals[place][i]
-        yield prefix + row_id, row
+    def _span(self, key: bytes) -> tuple[int, int]:
+        number = self.numbers.get(key[len(self.lane.prefix) :])
+        return (0, 0) if number is None else (self.bounds[number], self.bounds[number + 1])
+
+    def _row_keys(self, spans: Iterable[tuple[int, int]]) -> list[bytes]:
+        """Return under which keys of the store the rows of some spans of events stand."""
+        places = np.concatenate([np.arange(first, end) for first, end in spans])
+        prefix = b"R" + self.lane.source.name.encode() + b"\0"
+        return [prefix + row for row in self.ids.take(pa.array(self.rows[places])).to_pylist()]
+
+    def _follows(self, event: bytes, row: bytes, key: bytes) -> bool:
+        """Tell whether an event still follows from its row as it is stored now."""
+        now = self.maker.event(self.codec.decode(row), ORDER.unpack_from(event)[2])
+        return now is not None and now.key == key and ORDER.pack(*now[1:4]) + now.packed == event

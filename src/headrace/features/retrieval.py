@@ -17,19 +17,23 @@ from headrace.core.expressions import Column
 from headrace.core.identity import encode_key
 from headrace.core.settings import load_settings
 from headrace.core.time import Clock, Instant
-from headrace.features.definition import Dataset, FeatureGroup, FeatureLike
+from headrace.features.dataset import Dataset, Grid
+from headrace.features.definition import FeatureGroup, FeatureLike
 from headrace.features.frame import AT, FeatureFrame, RowExplanation
 from headrace.features.history import History
-from headrace.features.offline import MaturedRows, OfflineFeatures, Values, facts_of, histories_of, matured_rows
+from headrace.features.moment import open_read
+from headrace.features.offline import OfflineFeatures, Values, histories_of
 from headrace.features.online import OnlineFeatures
 from headrace.features.plan import DatasetPlan, FeaturePlan, plan_dataset, plan_features
 from headrace.features.record import FeatureVector, TrainingSet
-from headrace.features.stream import DATABASE, StreamPath, moment_of_read
+from headrace.features.stream import DATABASE, StreamPath
+from headrace.features.training_set import MaturedRows, as_training_set, facts_of, matured_rows
+from headrace.sources.batch import load
 from headrace.sources.casts import cast_cells
 from headrace.sources.definition import SourceDefinition, definition_of
 from headrace.sources.plan import reveal_of
 from headrace.sources.record import ARRIVAL, ROW_ID, RevealBatch
-from headrace.sources.run import batch_of, load
+from headrace.sources.run import batch_of
 from headrace.sources.values import EventReader, arrow_type, plain, typed_value
 from headrace.storage.keyvalue import Get, open_keyvalue
 from headrace.storage.state import StateFolder
@@ -43,6 +47,15 @@ def project_folder(definition: type) -> Path:
     """Return the folder of the file that defines a class, the working folder for a notebook's own."""
     file = getattr(sys.modules.get(definition.__module__), "__file__", None)
     return Path(file).resolve().parent if file else Path.cwd()
+
+
+def home_of(dataset: Dataset) -> type:
+    """Return the source in whose file's folder a dataset's settings lie."""
+    if not isinstance(dataset.rows, Grid):
+        return dataset.rows
+    owner = dataset.rows.keys[0].owner
+    assert owner is not None
+    return owner
 
 
 def read_sources(sources: Sequence[SourceDefinition], folder: Path, env: str | None) -> dict[str, pa.Table]:
@@ -88,9 +101,7 @@ class DatasetRows:
 
     def training_set(self) -> TrainingSet:
         """Return the rows as training takes them."""
-        found, plan = self.found, self.plan
-        features = found.values.table(plan)
-        return TrainingSet(plan.columns, features, found.rows, found.t, found.label, self.as_of, self.facts)
+        return as_training_set(self.plan, self.found, self.as_of, self.facts)
 
 
 def dataset_rows(
@@ -102,7 +113,7 @@ def dataset_rows(
         ConfigurationError, DataError: as `read_sources`.
     """
     plan = plan_dataset(dataset)
-    reveals = read_sources(plan.sources, project_folder(dataset.rows), env)
+    reveals = read_sources(plan.sources, project_folder(home_of(dataset)), env)
     newest = max(pc.max(table[ARRIVAL]).as_py() or 0 for table in reveals.values())
     as_of = as_of if as_of is not None else min(int(clock.now()), newest + plan.mature)
     histories = histories_of(plan, reveals, as_of)
@@ -125,7 +136,7 @@ def explain_dataset_row(
         DataError: a given row's value is not of its column's type.
     """
     plan = plan_dataset(dataset)
-    reveals = read_sources(plan.sources, project_folder(dataset.rows), env)
+    reveals = read_sources(plan.sources, project_folder(home_of(dataset)), env)
     histories = histories_of(plan, reveals, EVER)
     if isinstance(row, Mapping):
         values, problems = EventReader(plan.rows).read(row)
@@ -241,8 +252,7 @@ def online_values(
     with StateFolder.open(where, clock=clock, write=False) as opened:
         url = settings.stores.keyvalue or opened.url("keyvalue")
         with open_keyvalue(url, databases=[DATABASE], read_only=True) as store, store.read() as snapshot:
-            get = snapshot.getter(DATABASE)
-            t = moment_of_read(get, at, now=int(clock.now()))
+            get, t = open_read(store, snapshot, online, cells, at, now=int(clock.now()))
             values = _gather(plan, [_copied(online.read(get, row, t)) for row in cells])
     arrays = {c.name: pa.array([row[i] for row in cells], arrow_type(c.dtype)) for i, c in enumerate(plan.row)}
     table = pa.table(arrays)
@@ -314,7 +324,7 @@ def _read(plan: FeaturePlan, get: Get, row: Sequence[Any], t: int) -> tuple[Any,
 
 
 def _revealed(source: SourceDefinition, events: Sequence[Mapping[str, Any]], location: str) -> RevealBatch:
-    reader, reveals = EventReader(source), []
+    reader, reveals = EventReader(source, columns={c.name: c.name for c in source.columns}), []
     for number, event in enumerate(events):
         values, problems = reader.read(event)
         unknown = [name for name in event if name not in source.by_name and name != ARRIVAL]

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace.core.errors import Corrupt
-from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import Reveal
 
 ABSENT = -(2**63)
@@ -41,15 +40,15 @@ class StoredRow:
 
 
 class RowCodec:
-    """Turn rows of one source into bytes and back."""
+    """Turn rows of one source into bytes and back; `dtypes` are those of its columns."""
 
-    def __init__(self, definition: SourceDefinition) -> None:
-        self.n = n = len(definition.columns)
-        self.name = definition.name
-        kinds = "".join("d" if c.dtype == "float" else "q" for c in definition.columns)
+    def __init__(self, name: str, dtypes: Sequence[str]) -> None:
+        self.n = n = len(dtypes)
+        self.name = name
+        kinds = "".join("d" if dtype == "float" else "q" for dtype in dtypes)
         self.layout = struct.Struct(f"<{n}q{n}q{kinds}{n}B")
-        self.texts = tuple(i for i, c in enumerate(definition.columns) if c.dtype == "str")
-        self.bools = tuple(i for i, c in enumerate(definition.columns) if c.dtype == "bool")
+        self.texts = tuple(i for i, dtype in enumerate(dtypes) if dtype == "str")
+        self.bools = tuple(i for i, dtype in enumerate(dtypes) if dtype == "bool")
 
     def empty(self) -> StoredRow:
         """Return a row of which nothing is known yet."""

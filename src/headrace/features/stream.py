@@ -7,13 +7,16 @@ Keys: `L…` lanes, `R` source, row id: rows; `T` id: texts; `E` day, source, ro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from headrace.core.errors import ConfigurationError, DataError
+from headrace.core.errors import DataError
 from headrace.core.identity import row_hash, text_id
 from headrace.core.time import DAY, Instant
+from headrace.features.aggregates import FOR_EVER
 from headrace.features.events import EventMaker, LaneEvent, text_key
-from headrace.features.plan import GRACE, FeaturePlan, GroupPlan
+from headrace.features.lane_plan import GRACE, GroupPlan
+from headrace.features.layout import layout_of, refuse_other_layout, rewrite_rows
+from headrace.features.plan import FeaturePlan
 from headrace.features.rows import ABSENT, RowCodec, StoredRow
 from headrace.features.windows import OnlineLane
 from headrace.sources.definition import SourceDefinition, definition_of, shift_of
@@ -48,7 +51,7 @@ class SourceState:
 
     def __init__(self, definition: SourceDefinition, groups: Sequence[GroupPlan]) -> None:
         self.definition = definition
-        self.codec = RowCodec(definition)
+        self.codec = RowCodec(definition.name, [c.dtype for c in definition.columns])
         self.prefix = b"R" + definition.name.encode() + b"\0"
         self.writers = [
             _LaneWriter(EventMaker(lane)) for group in groups for lane in group.lanes if lane.source is definition
@@ -56,8 +59,13 @@ class SourceState:
         self.affected: dict[tuple[int, ...], list[_LaneWriter]] = {}
         self.keep = max([w.maker.plan.lane.keep for w in self.writers], default=0) + GRACE
         dues = [shift_of(c.due) for c in definition.columns if c.due is not None]
+        dues += [term for w in self.writers if w.maker.plan.on is not None for term in w.maker.plan.on.terms]
         moments = [term for c in definition.columns for term in definition.moments[c].terms]
-        places = {(definition.index[c], offset) for c, offset in [*dues, *moments, (definition.time, 0)]}
+        # A day of a zone stands for its end, which is at most two days after its own midnight in UTC.
+        places = {
+            (definition.index[c], offset + (0 if c.zone is None else 2 * DAY))
+            for c, offset in [*dues, *moments, (definition.time, 0)]
+        }
         self.ends = tuple(sorted(places))
 
     def apply(self, store: Access, reveal: Reveal) -> bool:
@@ -82,6 +90,25 @@ class SourceState:
             self._remember(store, key, new)
         return True
 
+    def touched(self, get: Get, reveals: Iterable[Reveal]) -> list[bytes]:
+        """Return the keys of lanes that reveals would change, each applied to its row as it is held now."""
+        found: dict[bytes, None] = {}
+        for reveal in reveals:
+            key = self.prefix + reveal.row_id
+            blob = get(key)
+            old = self.codec.empty() if blob is None else self.codec.decode(blob)
+            new = old.apply(reveal)
+            if new is None:
+                continue
+            identity = row_hash(key)
+            for writer in self._affected(reveal.places):
+                events = (
+                    writer.maker.event(old, identity) if blob is not None else None,
+                    writer.maker.event(new, identity),
+                )
+                found |= dict.fromkeys(event.key for event in events if event is not None)
+        return list(found)
+
     def _affected(self, places: tuple[int, ...]) -> list[_LaneWriter]:
         found = self.affected.get(places)
         if found is None:
@@ -96,7 +123,8 @@ class SourceState:
         return int(max([*known, *arrived])) + self.keep
 
     def _remember(self, store: Access, key: bytes, row: StoredRow) -> None:
-        store.put(b"E" + max(self._expires(row) // DAY + 1, 0).to_bytes(4, "big") + key, b"")
+        if self.keep < FOR_EVER:
+            store.put(b"E" + max(self._expires(row) // DAY + 1, 0).to_bytes(4, "big") + key, b"")
 
     def expire(self, store: Access, key: bytes, now: int) -> bool:
         """Drop a row whose time is over, or note when to look again; return whether it was dropped."""
@@ -149,15 +177,23 @@ class StreamPath:
         """
         for name, state in self.sources.items():
             held = get(SOURCE + name.encode())
-            if held is not None and held.decode() != state.definition.hash:
-                raise ConfigurationError(
-                    f"{name} was stored with other columns than it declares now",
-                    where=state.definition.location,
-                    got=f"columns of version {held.decode()[:12]}",
-                    expected=f"version {state.definition.hash[:12]}",
-                    next_step="take the change back, or begin a new state folder: headrace run … --state NEW",
-                )
+            if held is not None:
+                refuse_other_layout(state.definition, held, grows=False)
         return [group for group in self.groups if get(COVERED + bytes.fromhex(group.hash)) is None]
+
+    def grow(self, transaction: Transaction) -> None:
+        """Bring the rows of sources whose class gained columns into its new layout.
+
+        Raises:
+            ConfigurationError: a class changed otherwise than by new nullable columns.
+        """
+        get = transaction.access(DATABASE).get
+        for name, state in self.sources.items():
+            held, now = get(SOURCE + name.encode()), layout_of(state.definition)
+            if held is not None and held != now:
+                refuse_other_layout(state.definition, held, grows=True)
+                rewrite_rows(transaction, DATABASE, state.prefix, state.definition, held)
+                transaction.put(DATABASE, SOURCE + name.encode(), now)
 
     def begin(self, transaction: Transaction) -> None:
         """Note, before anything is applied, what will not be whole afterwards: every group that this path leaves out."""
@@ -173,12 +209,22 @@ class StreamPath:
         for group in self.groups:
             transaction.put(DATABASE, COVERED + bytes.fromhex(group.hash), b"")
         for name, state in self.sources.items():
-            transaction.put(DATABASE, SOURCE + name.encode(), state.definition.hash.encode())
+            transaction.put(DATABASE, SOURCE + name.encode(), layout_of(state.definition))
 
     def apply(self, store: Access, source: str, reveal: Reveal) -> bool:
         """Apply one reveal; return False if it changed nothing. Sources that no feature reads are passed over."""
         state = self.sources.get(source)
         return False if state is None else state.apply(store, reveal)
+
+    def fetch(self, transaction: Transaction, source: str, reveals: Sequence[Reveal]) -> None:
+        """Have a store that is reached over a network read, in two round trips, most of what applying reveals will read.
+
+        It changes nothing but the time: a transaction there remembers what it has read.
+        """
+        state = self.sources.get(source)
+        if state is not None:
+            transaction.get_many(DATABASE, [state.prefix + reveal.row_id for reveal in reveals])
+            transaction.get_many(DATABASE, state.touched(transaction.getter(DATABASE), reveals))
 
     def row(self, get: Get, source: str, row_id: bytes) -> StoredRow | None:
         """Return a row as it is held, or None."""
@@ -204,10 +250,10 @@ class StreamPath:
         return dropped
 
     def commit(self, store: Access, newest: int, positions: dict[str, int]) -> None:
-        """Note how far each source has been applied, in the transaction that applied it."""
+        """Note how far each source (of a stream: each partition, as "Orders/0") has been applied, with what was applied."""
         store.put(NEWEST, newest.to_bytes(8, "big", signed=True))
         for source, position in positions.items():
-            store.put(b"Mposition" + source.encode(), position.to_bytes(8, "big", signed=True))
+            store.put(b"Mposition" + source.encode(), str(position).encode())
 
     @staticmethod
     def waiting(transaction: Transaction) -> list[bytes]:

@@ -1,18 +1,19 @@
 """Aggregate windows, online from a key-value store and offline from arrays, with one kernel (`kernel.c`) and the same bits.
 
 Arithmetic is exact: sums are integers and every result is rounded once. An event is visible at t if its moment is before
-t (`state` lanes: at or before t), in a window of length w if its moment is not before t - w (`state`: after t - w).
+t (`state` lanes: at or before t), in a window of length w if it stands not before t - w (`state`: after t - w). It stands
+at its moment, in `placed` lanes elsewhere.
 """
 
 from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,21 +41,28 @@ __all__ = [
     "STATUS_OK",
     "STATUS_OVERFLOW",
     "STATUS_REBUILD",
+    "Bytes",
+    "Ints",
     "Lane",
     "LaneEvents",
     "LiveEvent",
     "OnlineLane",
     "Output",
+    "Scanned",
     "Store",
     "ValueType",
     "scan",
 ]
 
-KERNEL_VERSION = 1  # part of every group's hash: raise it when a result or the stored layout changes
+KERNEL_VERSION = 2  # part of every group's hash: raise it when a result or the stored layout changes
 STATUS_OK, STATUS_NULL, STATUS_EXPIRED, STATUS_OVERFLOW, STATUS_REBUILD = 0, 1, 2, 3, 6
 AGGREGATES = {"count": 0, "sum": 1, "mean": 2, "min": 3, "max": 4, "stddev": 5, "latest": 6, "quantile": 7}
+AGGREGATES |= {"distinct": 9, "mode": 10, "last": 11, "first": 12, "fold": 13}
 COUNT_ROWS = 8
+LISTED = ("quantile", "distinct", "mode", "last", "first", "fold")  # these need single values
+OF_TEXTS = ("count", "latest", "distinct", "mode", "last", "first", "fold")
 NO_MEMORY = -2
+NO_ENTRIES = bytes(4)
 ANY_AGE = 2**63 - 1
 METHODS = {"auto": 0, "plain": 1, "sweep": 2}
 
@@ -81,11 +89,18 @@ class LaneEvents:
 
 class _Output(ctypes.Structure):
     _fields_ = (
-        ("column", ctypes.c_int32),
-        ("kind", ctypes.c_int32),
-        ("window", ctypes.c_int32),
+        *((name, ctypes.c_int32) for name in ("column", "kind", "window", "place", "until")),
         ("share", ctypes.c_double),
         ("age", ctypes.c_int64),
+    )
+
+
+class _Frames(ctypes.Structure):
+    _fields_ = (
+        ("shift", ctypes.c_int64),
+        ("hop", ctypes.c_int64),
+        ("state", ctypes.c_int32),
+        ("known", ctypes.c_int32),
     )
 
 
@@ -97,7 +112,7 @@ class _Events(ctypes.Structure):
 
 
 class _Labels(ctypes.Structure):
-    _fields_ = (("n", ctypes.c_int64), *((name, ctypes.c_void_p) for name in ("key", "t", "place")))
+    _fields_ = (("n", ctypes.c_int64), *((name, ctypes.c_void_p) for name in ("key", "t", "at", "place")))
 
 
 class _Kernel:
@@ -115,12 +130,18 @@ class _Kernel:
                 next_step="pip install -e . (in a clone), or pip install --force-reinstall headrace",
             ) from error
         word, pointer, data, small = ctypes.c_int64, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32
-        self.new = _function(short.lane_new, pointer, small, pointer, small, small, pointer, small, pointer)
+        self.new = _function(short.lane_new, pointer, small, pointer, pointer, small, pointer, small, pointer)
         self.free = _function(short.lane_free, None, pointer)
-        self.read_head = _function(short.read_head, word, pointer, data, word, word, pointer, pointer)
+        self.read_head = _function(short.read_head, word, pointer, data, word, word, word, pointer, pointer)
+        many = word, pointer, pointer, word, word, pointer, pointer, word, pointer
+        self.read_heads = _function(short.read_heads, word, pointer, *many)
         self.read_block = _function(short.read_block, word, pointer, data, word, word)
         self.summarize = _function(short.summarize, word, pointer, data, word, word, pointer)
-        self.scan = _function(long.scan, word, pointer, pointer, pointer, word, small, pointer, pointer)
+        self.scan = _function(long.scan, word, pointer, pointer, pointer, word, small, word, pointer, pointer)
+        self.pool = _function(short.lane_pool, pointer, pointer, pointer)
+        self.hash_texts = _function(long.hash_texts, None, pointer, pointer, word, pointer)
+        self.hash_rows = _function(long.hash_rows, None, pointer, pointer, pointer, word, pointer)
+        self.any_equal = _function(long.any_equal, word, pointer, word)
 
 
 def _function(function: Any, result: Any, *arguments: Any) -> Callable[..., Any]:
@@ -130,11 +151,12 @@ def _function(function: Any, result: Any, *arguments: Any) -> Callable[..., Any]
 
 
 @cache
-def _kernel() -> _Kernel:
+def loaded_kernel() -> _Kernel:
+    """Return the compiled kernel, loaded once."""
     return _Kernel(Path(__file__).with_name("_kernel.so"))
 
 
-def _compiled(lane: Lane, output: Output) -> _Output:
+def _compiled(lane: Lane, output: Output, windows: Sequence[int], place: int) -> _Output:
     known = output.aggregate in AGGREGATES and (output.aggregate != "latest" or output.column is not None)
     windowless = output.aggregate == "latest"
     if not known or (output.column is not None and not 0 <= output.column < len(lane.values)):
@@ -144,33 +166,59 @@ def _compiled(lane: Lane, output: Output) -> _Output:
     if output.column is None:
         if output.aggregate != "count":
             raise DefinitionError("rows can only be counted", got=output, expected="count")
-        return _Output(-1, COUNT_ROWS, lane.windows.index(output.window or 0), 0.0, ANY_AGE)
-    if lane.values[output.column] is ValueType.REF and output.aggregate not in ("count", "latest"):
-        raise DefinitionError("texts can only be counted or be the latest", got=output, expected="count or latest")
+        return _Output(-1, COUNT_ROWS, windows.index(output.window or 0), place, -1, 0.0, ANY_AGE)
+    if lane.values[output.column] is ValueType.REF and output.aggregate not in OF_TEXTS:
+        raise DefinitionError("texts are no numbers", got=output, expected=OF_TEXTS)
     share, age = 0.0, ANY_AGE
     if output.aggregate == "quantile":
         share = -1.0 if output.parameter is None else float(output.parameter)
         if not 0.0 <= share <= 1.0:
             raise DefinitionError("not a quantile", got=output.parameter, expected="between 0 and 1")
-    elif windowless and output.parameter is not None:
+    elif output.parameter is not None:
         age = int(output.parameter)
-    window = -1 if output.window is None else lane.windows.index(output.window)
-    return _Output(output.column, AGGREGATES[output.aggregate], window, share, age)
+    until = -1 if output.until is None else output.until
+    window = -1 if output.window is None else windows.index(output.window)
+    return _Output(output.column, AGGREGATES[output.aggregate], window, place, until, share, age)
+
+
+def _views(outputs: Sequence[Output]) -> list[tuple[int, int, list[int]]]:
+    """Group outputs by offset and hop, the places of each: nested windows are read in one go."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for place, output in enumerate(outputs):
+        found.setdefault((output.offset, output.hop), []).append(place)
+    return [(offset, hop, places) for (offset, hop), places in found.items()]
 
 
 class _Buffers:
-    """Own the kernel's side of a lane; made without outputs, it summarizes blocks."""
+    """Own the kernel's side of one view of a lane; made without outputs, it summarizes blocks."""
 
-    def __init__(self, lane: Lane, outputs: Sequence[Output]) -> None:
+    def __init__(self, lane: Lane, outputs: Sequence[Output], view: tuple[int, int, list[int]] | None = None) -> None:
+        offset, hop, self.places = view or (0, 0, [])
+        mine = [outputs[place] for place in self.places]
         types = np.array([int(v) for v in lane.values], np.int32)
-        windows = np.array(lane.windows, np.int64)
-        compiled = (_Output * len(outputs))(*[_compiled(lane, output) for output in outputs])
-        kernel = _kernel()
-        sizes = len(types), types.ctypes.data, int(lane.state), len(windows), windows.ctypes.data
-        self.handle: int = kernel.new(*sizes, len(outputs), ctypes.addressof(compiled))
+        nested = sorted({o.window for o in mine if o.window is not None})
+        windows = np.array(nested, np.int64)
+        compiled = (_Output * len(mine))(
+            *[_compiled(lane, o, nested, p) for o, p in zip(mine, self.places, strict=True)]
+        )
+        known = len(lane.values) - 1 if lane.placed and mine else -1
+        frames = _Frames(offset, hop, int(lane.state), known)
+        kernel = loaded_kernel()
+        sizes = len(types), types.ctypes.data, ctypes.addressof(frames), len(windows), windows.ctypes.data
+        self.handle: int = kernel.new(*sizes, len(mine), ctypes.addressof(compiled))
         if not self.handle:
             raise MemoryError("no memory for a lane's buffers")
         weakref.finalize(self, kernel.free, self.handle)
+        self.folds = [p for p in self.places if outputs[p].aggregate == "fold"]
+
+    def folded(self) -> Ints:
+        """Return the values that folds take: where a fold's word points stands their number, then they, oldest first."""
+        size = ctypes.c_int64()
+        at = loaded_kernel().pool(self.handle, ctypes.byref(size))
+        if not size.value:
+            return np.zeros(0, np.int64)
+        found: Ints = np.ctypeslib.as_array((ctypes.c_int64 * size.value).from_address(at)).copy()
+        return found
 
 
 class OnlineLane:
@@ -201,13 +249,16 @@ class OnlineLane:
         self.values = self.words.view(np.float64)
         self.status = np.zeros(len(outputs), np.uint8)
         self.chunks = Chunks(lane, self._summarize, seal)
-        kernel = _kernel()
+        kernel = loaded_kernel()
         self._head, self._block, self._summary = kernel.read_head, kernel.read_block, kernel.summarize
-        self._buffers = _Buffers(lane, self.outputs), _Buffers(lane, ())
-        self._reader, self._writer = (buffers.handle for buffers in self._buffers)
+        self._heads = kernel.read_heads
+        self._views = [_Buffers(lane, self.outputs, view) for view in _views(self.outputs)]
+        self._readers = tuple(view.handle for view in self._views)
+        self._summaries = _Buffers(lane, ())
+        self._writer = self._summaries.handle
         self._entry = ctypes.create_string_buffer(self.chunks.entry)
         self._into: tuple[Ints, Bytes] = self.words, self.status
-        self._words_at, self._status_at = self.words.ctypes.data, self.status.ctypes.data
+        self._words_at, self._status_at, self._place = self.words.ctypes.data, self.status.ctypes.data, 0
 
     def change(self, store: Store, key: bytes, add: tuple[int, int, int, bytes] | None, remove: Order | None) -> bool:
         """Take an event out and put one in, with one write of the key's head; an absent one is no error.
@@ -223,6 +274,16 @@ class OnlineLane:
         """
         return self.chunks.change(store, key, add, remove)
 
+    def fill(self, store: Store, key: bytes, events: bytes) -> None:
+        """Give a key that has nothing its events, as they are stored and in their order: quicker than one by one.
+
+        Raises:
+            InternalError: the bytes are no events of this lane.
+        """
+        if len(events) % self.chunks.event:
+            raise InternalError("events of another lane", where=f"key {key!r}", got=f"{len(events)} bytes")
+        self.chunks.fill(store, key, events)
+
     def clear(self, store: Store, key: bytes) -> None:
         """Drop everything that is kept under a key.
 
@@ -231,8 +292,10 @@ class OnlineLane:
         """
         self.chunks.clear(store, key)
 
-    def read(self, get: Get, key: bytes, t: int) -> None:
+    def read(self, get: Get, key: bytes, t: int, at: int | None = None) -> None:
         """Compute all outputs of a key at `t` (microseconds UTC), not before the newest applied arrival.
+
+        Windows reach back from `at` where events stand in another time than UTC, from `t` unless said.
 
         Where `status` is not 0 (1 null, 2 expired, 3 an integer sum beyond int64, 6 only history knows), the word is NaN
         for a float output and 0 for others. The count of nothing is 0, everything else of nothing null.
@@ -240,10 +303,12 @@ class OnlineLane:
         Raises:
             Corrupt: the stored bytes are damaged.
         """
-        self.read_into(get, key, t, self.words, self.status, 0)
+        self.read_into(get, key, t, self.words, self.status, 0, at)
 
-    def read_into(self, get: Get, key: bytes, t: int, words: Ints, status: Bytes, at: int) -> bool:
-        """Do as `read`, but write into `words` and `status` from place `at` on; return whether the key is known.
+    def read_into(
+        self, get: Get, key: bytes, t: int, words: Ints, status: Bytes, place: int, at: int | None = None
+    ) -> bool:
+        """Do as `read`, but write into `words` and `status` from `place` on; return whether the key is known.
 
         Pass the same arrays again and again: only a change of arrays costs.
 
@@ -252,14 +317,84 @@ class OnlineLane:
         """
         if words is not self._into[0] or status is not self._into[1]:
             self._bind(words, status)
-        if at < 0 or at + len(self.outputs) > len(words):
-            raise InternalError("outputs beyond the end of the row", got=at, expected=f"0 to {len(words)}")
+        self._place = place
+        if place < 0 or place + len(self.outputs) > len(words):
+            raise InternalError("outputs beyond the end of the row", got=place, expected=f"0 to {len(words)}")
         head = get(key)
-        size = 0 if head is None else len(head)
-        found = self._head(self._reader, head, size, t, self._words_at + 8 * at, self._status_at + at)
-        if found:
-            self._read_blocks(get, key, found, head)
+        size, words_at, status_at = (
+            0 if head is None else len(head),
+            self._words_at + 8 * place,
+            self._status_at + place,
+        )
+        for reader in self._readers:
+            found = self._head(reader, head, size, t, t if at is None else at, words_at, status_at)
+            if found:
+                self._read_blocks(reader, get, key, found, head)
         return head is not None
+
+    def read_many(
+        self, get: Get, keys: Sequence[bytes], t: int, words: Ints, status: Bytes, place: int, at: int | None = None
+    ) -> None:
+        """Do as `read_into` for many keys: into row i of two tables of results, from column `place` on.
+
+        Raises:
+            Corrupt: the stored bytes are damaged.
+        """
+        n, width = len(keys), words.shape[1]
+        if words.shape != status.shape or len(words) != n or place + len(self.outputs) > width:
+            raise InternalError("tables of another shape", got=[words.shape, status.shape], expected=n)
+        heads = [get(key) for key in keys]
+        pointers = (ctypes.c_char_p * n)(*heads)
+        sizes = np.array([0 if head is None else len(head) for head in heads], np.int64)
+        left = np.zeros(n, np.uint8)
+        back, results = t if at is None else at, (words.ctypes.data + 8 * place, status.ctypes.data + place)
+        for reader in self._readers:
+            if self._heads(reader, n, pointers, sizes.ctypes.data, t, back, *results, width, left.ctypes.data):
+                for i in np.flatnonzero(left).tolist():
+                    self.read_into(get, keys[i], t, words[i], status[i], place, at)
+
+    def folds(self) -> dict[int, Ints]:
+        """Return, of the last read, the words that each fold takes, oldest first, by the fold's place among outputs."""
+        found = {}
+        for view in self._views:
+            pool = view.folded()
+            for place in view.folds:
+                at = int(self._into[0][self._place + place])
+                there = self._into[1][self._place + place] == STATUS_OK
+                found[place] = pool[at + 1 : at + 1 + pool[at]] if there else pool[:0]
+        return found
+
+    def missing(self, held: Mapping[bytes, bytes | None], key: bytes, t: int, at: int) -> list[bytes]:
+        """Return keys of blocks that a read at `t`, and from `at` back, needs and `held` lacks; none if it has all.
+
+        Raises:
+            Corrupt: the held bytes are damaged.
+        """
+        head = held[key]
+        if head is None or head[4:8] == NO_ENTRIES:
+            return []
+        self.chunks.load(key, head)  # raises where the head is damaged
+        lacking = [block for block in self.blocks(held, key, at) if block not in held]
+        if lacking:
+            return lacking
+        try:
+            self.read(held.__getitem__, key, t, at)
+        except KeyError as error:  # a block below another one, or one whose sums are too wide for its entry
+            return [error.args[0]]
+        return []
+
+    def blocks(self, held: Mapping[bytes, bytes | None], key: bytes, at: int) -> list[bytes]:
+        """Return the keys of the head's blocks in which a window from `at` back begins or ends, or whose values are listed."""
+        head = held[key] or b""
+        spans = [(at - o.offset - o.window - o.hop, at - o.offset, o.aggregate) for o in self.outputs if o.window]
+        edges = {at, *(edge for begin, end, _ in spans for edge in (begin, end))}
+        listed = {(begin, end) for begin, end, aggregate in spans if aggregate in LISTED}
+        return [
+            block_key(key, reference)
+            for first, last, reference in self.chunks.entries(head)
+            if any(first - 1 <= edge <= last + 1 for edge in edges)
+            or any(last >= begin and first <= end for begin, end in listed)
+        ]
 
     def _bind(self, words: Ints, status: Bytes) -> None:
         right = words.dtype == np.int64 and status.dtype == np.uint8 and len(words) == len(status)
@@ -268,14 +403,14 @@ class OnlineLane:
         self._into = words, status
         self._words_at, self._status_at = words.ctypes.data, status.ctypes.data
 
-    def _read_blocks(self, get: Get, key: bytes, reference: int, head: bytes | None) -> None:
+    def _read_blocks(self, reader: int, get: Get, key: bytes, reference: int, head: bytes | None) -> None:
         held = [head]  # the kernel goes on in these bytes
         while reference > 0:
             block = get(block_key(key, reference))
             if block is None:
                 raise damaged(key, f"block {reference >> 8} is absent")
             held.append(block)
-            reference = self._block(self._reader, block, len(block), reference)
+            reference = self._block(reader, block, len(block), reference)
         if reference < 0:
             raise _failure(key, reference)
 
@@ -308,6 +443,17 @@ def _failure(key: bytes, code: int) -> Exception:
     return damaged(key, "inconsistent sizes, references or sums")
 
 
+class Scanned(NamedTuple):
+    """Hold answers: words (int64, or float64 bits) and statuses, each (queries, outputs), and what folds take.
+
+    `folds` has for each output that is one the words of each query in turn, oldest first, and where each query's end.
+    """
+
+    words: Ints
+    status: Bytes
+    folds: Mapping[int, tuple[Ints, Ints]]
+
+
 def scan(
     lane: Lane,
     outputs: Sequence[Output],
@@ -315,9 +461,10 @@ def scan(
     query_key: Ints,
     query_t: Ints,
     *,
+    query_at: Ints | None = None,
     method: Literal["auto", "plain", "sweep"] = "auto",
-) -> tuple[Ints, Bytes]:
-    """Return every query's outputs as words (int64, or float64 bits) and statuses, each (queries, outputs), in their order.
+) -> Scanned:
+    """Return every query's outputs, in their order.
 
     A version counts at t if it was visible and `arrival <= t < until`: the bits are those of an online read after all
     that had arrived. Keys that no event has are unknown; their counts are 0.
@@ -328,6 +475,7 @@ def scan(
         events: all versions of all events; they are not changed.
         query_key: numbers as in `events.key`.
         query_t: moments in microseconds UTC.
+        query_at: where windows reach back from, where events stand in another time than UTC; `query_t` unless said.
         method: how keys are gone through; the results are the same. `plain` scans each query's window, `sweep` slides over
             all of a key's events once, `auto` takes for each key what costs less.
 
@@ -343,18 +491,30 @@ def scan(
     expected = [(len(key),)] * 5 + [(len(key), len(lane.values))] * 2
     if [c.shape for c in columns] != expected:
         raise InternalError("columns of events differ in length", got=[c.shape for c in columns], expected=expected)
-    order = np.lexsort((query_t, query_key))
-    asked = [np.ascontiguousarray(a, np.int64) for a in (query_key[order], query_t[order], order)]
+    at = query_t if query_at is None else query_at
+    order = np.lexsort((at, query_t, query_key))
+    asked = [np.ascontiguousarray(a, np.int64) for a in (query_key[order], query_t[order], at[order], order)]
     found, status = np.zeros((len(order), len(outputs)), np.int64), np.zeros((len(order), len(outputs)), np.uint8)
-    if not outputs:
-        return found, status
-    buffers, keys = _Buffers(lane, outputs), int(key.max(initial=-1)) + 1
     versions, labels = _Events(len(key), *map(_address, columns)), _Labels(len(order), *map(_address, asked))
-    pointers = ctypes.byref(versions), ctypes.byref(labels)
-    code = _kernel().scan(buffers.handle, *pointers, keys, METHODS[method], found.ctypes.data, status.ctypes.data)
-    if code < 0:
-        raise MemoryError("no memory for a sorted copy of the events")
-    return found, status
+    pointers, keys = (ctypes.byref(versions), ctypes.byref(labels)), int(key.max(initial=-1)) + 1
+    folds = {}
+    for view in _views(outputs):
+        buffers = _Buffers(lane, outputs, view)
+        results = len(outputs), found.ctypes.data, status.ctypes.data
+        if loaded_kernel().scan(buffers.handle, *pointers, keys, METHODS[method], *results) < 0:
+            raise MemoryError("no memory for a sorted copy of the events")
+        pool = buffers.folded()
+        for place in buffers.folds:
+            folds[place] = _taken(pool, found[:, place], status[:, place])
+    return Scanned(found, status, folds)
+
+
+def _taken(pool: Ints, words: Ints, status: Bytes) -> tuple[Ints, Ints]:
+    """Return the words that a fold takes for each query, one query's after the other's, and where each query's end."""
+    counts = np.where(status == STATUS_OK, pool[words], 0) if len(pool) else np.zeros(len(words), np.int64)
+    ends = np.cumsum(counts)
+    inside = np.arange(int(counts.sum())) - np.repeat(ends - counts, counts)
+    return pool[np.repeat(words + 1, counts) + inside] if len(pool) else pool, ends
 
 
 def _address(array: NDArray[Any]) -> int:

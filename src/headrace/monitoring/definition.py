@@ -10,7 +10,7 @@ from headrace.core.limits import Limit, Quantity
 from headrace.core.location import user_location
 from headrace.core.time import duration, format_duration
 from headrace.evaluation.metrics import METRICS
-from headrace.features.definition import Dataset
+from headrace.features.dataset import Dataset
 
 SERVED = (
     "error_rate",

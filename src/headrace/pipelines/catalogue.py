@@ -12,8 +12,11 @@ from typing import Any
 from headrace.core.errors import DefinitionError
 from headrace.core.expressions import Column
 from headrace.core.time import SystemClock, format_duration
-from headrace.features.definition import Feature, FeatureGroup
-from headrace.features.plan import DatasetPlan, GroupPlan, LanePlan, plan_group
+from headrace.features.aggregates import FOR_EVER, Feature
+from headrace.features.definition import FeatureGroup
+from headrace.features.lane_plan import GroupPlan, LanePlan, plan_group
+from headrace.features.plan import DatasetPlan
+from headrace.features.windows import Output
 from headrace.pipelines.graph import columns_of_output, columns_read
 from headrace.pipelines.health import Health, measure_health
 from headrace.pipelines.project import Project
@@ -21,7 +24,7 @@ from headrace.pipelines.stores import open_stores, state_path
 from headrace.pipelines.view import Table, View
 from headrace.registry.record import Version
 from headrace.registry.run import Registry
-from headrace.sources.definition import definition_of
+from headrace.sources.definition import SourceDefinition
 from headrace.storage.state import PASSPORT
 
 _ROLE = re.compile(r"^(\w+)@[^.]*\.")
@@ -161,17 +164,15 @@ def _entry(
 ) -> CatalogueEntry:
     output, column = lane.outputs[i], lane.columns[i]
     about, source = said(group), said(plan.definition.source)
-    value = "rows" if output.column is None else str(lane.values[output.column])
-    where = "" if lane.where is None else f" where {lane.where}"
     return CatalogueEntry(
         feature=column.name,
         type=column.dtype,
-        computed=f"{lane.features[i][0].aggregate.kind} of {value}{where}",
+        computed=_computed(lane, i),
         group=plan.definition.name,
         version=plan.hash[:12],
         source=lane.source.name,
         entity=tuple(map(str, plan.definition.entity)),
-        window=None if output.window is None else format_duration(output.window),
+        window=_window(output),
         known_at=str(lane.moment),
         reads=tuple(sorted({str(c) for c in columns_of_output(lane, i)})),
         description=plan.definition.description,
@@ -182,9 +183,35 @@ def _entry(
     )
 
 
+def _computed(lane: LanePlan, i: int) -> str:
+    """Return in words what an output is computed from, and where its values stand if not at their moment."""
+    aggregate, output = lane.features[i][0].aggregate, lane.outputs[i]
+    kind = aggregate.kind if aggregate.fold is None else aggregate.fold.function.__name__
+    value = "rows" if output.column is None else str(lane.values[output.column])
+    where = "" if lane.where is None else f" where {lane.where}"
+    placed = "" if lane.on is None else f" on {lane.on}"
+    return f"{kind} of {value}{where}{placed}" + ("" if lane.zone is None else f" in {lane.zone}")
+
+
+def _window(output: Output) -> str | None:
+    """Return an output's window in words, None for newest values.
+
+    >>> _window(Output(0, "sum", 7 * 86_400_000_000, None, offset=86_400_000_000))
+    '7d, 1d back'
+    """
+    if output.window is None:
+        return None
+    length = "lifetime" if output.window >= FOR_EVER else format_duration(output.window)
+    ahead = -(output.offset + output.window)
+    shift = "" if output.offset == 0 else f", {format_duration(output.offset)} back"
+    if output.offset < 0:
+        shift = " ahead" + (f", from {format_duration(ahead)} on" if ahead else "")
+    return length + shift + (f", in steps of {format_duration(output.hop)}" if output.hop else "")
+
+
 def _direct(plan: DatasetPlan, uses: Uses) -> Iterator[CatalogueEntry]:
     """Yield the dataset's columns of the rows themselves and its functions."""
-    reads, about = columns_read(plan), said(plan.dataset.rows)
+    reads, about = columns_read(plan), _said_of(plan.rows)
     owned = {"group": "", "version": plan.hash[:12], "source": plan.rows.name, "entity": (), "window": None}
     for place, column in plan.row_columns:
         name = plan.columns[place].name
@@ -235,7 +262,7 @@ def list_features(project: Project, search: str, *, state: str | None, health: b
     """
     entries = [e for e in catalogue(project, uses_of(project, state)) if e.matches(search.lower().split())]
     found = [_plain(entry, project) for entry in entries]
-    data: dict[str, Any] = {"features": found, "sources": [_source(s, project) for s in project.plan.sources]}
+    data: dict[str, Any] = {"features": found, "sources": [_source(s) for s in project.plan.sources]}
     tables = [_table(entries)]
     if health:
         measured = measure_health(project, state=state, clock=SystemClock())
@@ -258,10 +285,13 @@ def _plain(entry: CatalogueEntry, project: Project) -> dict[str, Any]:
     return body | {"from": entry.computed, "by": ", ".join(entry.entity), "datasets": datasets}
 
 
-def _source(source: Any, project: Project) -> dict[str, Any]:
-    classes = [project.plan.dataset.rows, *(g.definition.source for g in project.plan.groups)]
-    about = said(next(c for c in classes if definition_of(c) is source))
-    return {"source": source.name, "version": source.hash[:12], **asdict(about)}
+def _said_of(source: SourceDefinition) -> Said:
+    owner = source.columns[0].owner
+    return Said() if owner is None else said(owner)
+
+
+def _source(source: SourceDefinition) -> dict[str, Any]:
+    return {"source": source.name, "version": source.hash[:12], **asdict(_said_of(source))}
 
 
 def _table(entries: Sequence[CatalogueEntry]) -> Table:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from headrace.core.time import Clock, SystemClock, format_duration
-from headrace.pipelines.gatekeeper import QUARANTINE, reveals_table
+from headrace.features.stream import DATABASE
+from headrace.pipelines.gatekeeper import QUARANTINE
 from headrace.pipelines.project import Project
-from headrace.pipelines.stores import CONTROL, applied_key, open_stores
+from headrace.pipelines.reveals import reveals_table
+from headrace.pipelines.stores import applied_key, open_stores
 from headrace.pipelines.view import Progress, Table, View
 from headrace.sources.record import ARRIVAL
 
@@ -30,8 +32,8 @@ def compact(project: Project, *, state: str | None, progress: Progress, clock: C
             assert after is not None
             with stores.online.write() as transaction:
                 # The same rows under another number: what was applied is still all of it.
-                if transaction.get(CONTROL, applied_key(source.name)) == str(before.version).encode():
-                    transaction.put(CONTROL, applied_key(source.name), str(after.version).encode())
+                if transaction.get(DATABASE, applied_key(source.name)) == str(before.version).encode():
+                    transaction.put(DATABASE, applied_key(source.name), str(after.version).encode())
             rows.append([name, before.version, after.version, after.rows, removed])
         if stores.tables.describe(QUARANTINE) is not None:
             stores.tables.compact(QUARANTINE, retain=retain)

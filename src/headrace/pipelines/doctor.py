@@ -10,6 +10,8 @@ from typing import Any
 from headrace.core.errors import HeadraceError
 from headrace.core.time import SystemClock
 from headrace.core.version import __version__
+from headrace.pipelines.dead_letters import open_letters
+from headrace.pipelines.feed import lag_of, open_project_streams, stream_name
 from headrace.pipelines.project import Project, load_project
 from headrace.pipelines.stores import open_stores
 from headrace.pipelines.view import Table, View
@@ -35,6 +37,7 @@ def examine(target: str | None, *, state: str | None) -> View:
         if project:
             _check(checks, "plan", lambda: f"{len(project[0].plan.columns)} features")
             _check(checks, "state folder", lambda: _state(project[0], state))
+            _check(checks, "streams", lambda: _streams(project[0], state))
     ok = all(passed for _, passed, _ in checks)
     table = Table("Checks", ["check", "ok", "found"], checks)
     data = {"ok": ok, "checks": [{"check": c, "ok": p, "found": f} for c, p, f in checks], "python": sys.executable}
@@ -69,3 +72,19 @@ def _state(project: Project, state: str | None) -> str:
         sizes = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in stores.state.size().items())
         head = stores.ledger.head()
         return f"{stores.state.path}: {sizes}; {head.seq} ledger records"
+
+
+def _streams(project: Project, state: str | None) -> str:
+    clock = SystemClock()
+    with (
+        open_stores(project, state, clock=clock, write=False) as stores,
+        open_project_streams(project, stores, clock) as streams,
+    ):
+        found = []
+        for source in project.plan.sources:
+            lag, letters = (
+                lag_of(stores, streams, source, stream_name(project, source)),
+                open_letters(stores.tables, source),
+            )
+            found.append(f"{source.name}: {lag}, {letters} open dead letters")
+        return "; ".join(found)

@@ -10,7 +10,7 @@ import getpass
 import hmac
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -22,28 +22,30 @@ import pyarrow.compute as pc
 from headrace.core.errors import ConfigurationError, UsageError, did_you_mean
 from headrace.core.expressions import Column
 from headrace.core.failpoints import reach
-from headrace.core.settings import SourceSettings
 from headrace.core.time import Clock, SystemClock
 from headrace.monitoring.performance import LiveWindow
-from headrace.pipelines.gatekeeper import QUARANTINE, reveals_table
+from headrace.pipelines.feed import open_project_streams, stream_name
+from headrace.pipelines.gatekeeper import QUARANTINE
 from headrace.pipelines.learning import PROFILE
 from headrace.pipelines.materialize import Materializer, find_group
 from headrace.pipelines.project import Project
 from headrace.pipelines.ranges import PREFIX
 from headrace.pipelines.remains import Remains, remains_of
+from headrace.pipelines.reveals import reveals_table
 from headrace.pipelines.stores import Stores, open_stores, renew_online
+from headrace.pipelines.traces import Traces
 from headrace.pipelines.view import Progress, Table, View
 from headrace.serving.log import read_segment, rewrite_segment, segment_name, segments
 from headrace.serving.record import Prediction
 from headrace.sources.definition import SourceDefinition
+from headrace.sources.letters import letters_table
 from headrace.sources.record import ROW_ID
 from headrace.storage.ledger import Entry
 from headrace.storage.paths import write_atomically
-from headrace.storage.streams import open_streams
+from headrace.storage.streams import Cursor, Message, Streams
 
 FOLDER, KEY, PENDING = "erasures", "key", "pending"
 LIVE_WINDOWS = (b"up/live", b"live")
-SET_ASIDE = (QUARANTINE, "dead_letters")
 BEGUN, DONE, LOG_ERASED = "erasure.begun", "erasure.done", "log.erased"
 
 
@@ -68,6 +70,10 @@ class Erasure:
     def of(self, source: str) -> list[str]:
         """Return the names of the columns of a source."""
         return [c.name for c in self.columns if c.owner is not None and c.owner.__name__ == source]
+
+    def traces(self, project: Project, source: SourceDefinition) -> Traces:
+        """Return what finds the value in a source's payloads."""
+        return Traces.of(project, source, self.of(source.name), self.value, self.word)
 
 
 def erase(
@@ -106,7 +112,7 @@ def erase(
     renew_online(project, state, clock=now, purge=partial(_purged, erasure))
     with open_stores(project, state, clock=now, write=True) as stores:
         Materializer(project, stores, progress).rebuild()
-        left = remains_of(folder, value, longer, stores.ledger)
+        left = remains_of(folder, value, longer, stores, _outside(project, stores, erasure))
         body = {"columns": [str(c) for c in columns], **done, "left": left.counts()}
         stores.ledger.append([Entry(DONE, erasure.name, body, getpass.getuser())])
         (stores.state.folder(FOLDER) / PENDING).unlink()
@@ -155,7 +161,9 @@ def _planned(project: Project, stores: Stores, columns: tuple[Column[Any], ...],
     for source in project.plan.sources:
         rows[source.name] = _rows_with(stores, source, [c for c in columns if c in source.index], value)
     asked = [c.name for c in columns if c in project.plan.rows.index]
-    rows[project.plan.rows.name] |= _rows_asked_about(stores, asked, value)
+    rows[project.plan.rows.name] = rows.get(project.plan.rows.name, frozenset()) | _rows_asked_about(
+        stores, asked, value
+    )
     pending = folder / PENDING
     if pending.is_file():
         left = orjson.loads(pending.read_bytes())
@@ -212,6 +220,7 @@ class _Eraser:
             ("predictions", self.predictions),
             ("records of streams", self.streams),
             ("rows set aside", self.set_aside),
+            ("dead letters", self.letters),
             ("profiles", self.profiles),
             ("rows with features", self.derived),
             ("reveals", self.tables),
@@ -253,10 +262,18 @@ class _Eraser:
 
     def set_aside(self) -> int:
         """Drop rows that were set aside, whose payload holds the value."""
-        erased, ids = 0, {row for rows in self.erasure.rows.values() for row in rows}
-        for name in SET_ASIDE:
+        ids = {row for rows in self.erasure.rows.values() for row in rows}
+        if self.stores.tables.describe(QUARANTINE) is None:
+            return 0
+        return self._keep(QUARANTINE, lambda table: pa.array([not self._holds(r, ids) for r in table.to_pylist()]))
+
+    def letters(self) -> int:
+        """Drop dead letters that hold the value; some may be in a format in which nobody can tell (`_unsearched`)."""
+        erased = 0
+        for source in self.project.plan.sources:
+            name, traces = letters_table(source.name), self.erasure.traces(self.project, source)
             if self.stores.tables.describe(name) is not None:
-                erased += self._keep(name, lambda table: pa.array([not self._holds(r, ids) for r in table.to_pylist()]))
+                erased += self._keep(name, partial(_without_letters, traces))
         return erased
 
     def _holds(self, row: Mapping[str, Any], ids: set[bytes]) -> bool:
@@ -282,16 +299,13 @@ class _Eraser:
         return asked or told or prediction.row_id in erasure.rows[plan.rows.name]
 
     def streams(self) -> int:
-        """Empty the local streams' events that state the value."""
-        url, erased = self.project.settings.stores.streams or self.stores.state.url("streams"), 0
-        with open_streams(url, clock=SystemClock()) as streams:
-            redact, known = getattr(streams, "redact", None), set(streams.streams())
-            for source in self.project.plan.sources:
-                where = self.project.settings.sources.get(source.name, SourceSettings())
-                names = [where.columns.get(name, name) for name in self.erasure.of(source.name)]
-                stream = where.stream or source.name
-                if redact is not None and names and stream in known:
-                    erased += redact(stream, partial(_states, self.erasure, names))
+        """Empty the events that state the value in streams of the state folder; others are only looked at (`_outside`)."""
+        erased = 0
+        with open_project_streams(self.project, self.stores, SystemClock()) as streams:
+            redact = getattr(streams, "redact", None)
+            if redact is not None:
+                for name, traces in _streams_of(self.project, streams, self.erasure):
+                    erased += redact(name, traces.states)
         return erased
 
     def profiles(self) -> int:
@@ -313,15 +327,49 @@ class _Eraser:
         return erased
 
 
-def _states(erasure: Erasure, names: Sequence[str], data: bytes) -> bool:
-    """Tell whether an event states the value; of what is no JSON object the text decides."""
-    try:
-        event = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        event = None
-    if isinstance(event, dict):
-        return any(event.get(name) == erasure.value for name in names)
-    return erasure.word.search(data.decode("utf-8", "replace")) is not None
+def _without_letters(traces: Traces, table: pa.Table) -> pa.Array:
+    return pa.array([not traces.in_letter(letter) for letter in table.to_pylist()], pa.bool_())
+
+
+def _streams_of(project: Project, streams: Streams, erasure: Erasure) -> Iterator[tuple[str, Traces]]:
+    """Yield each stream whose events can state the value, with what finds it there."""
+    known = set(streams.streams())
+    for source in project.plan.sources:
+        if erasure.of(source.name) and stream_name(project, source) in known:
+            yield stream_name(project, source), erasure.traces(project, source)
+
+
+def _outside(project: Project, stores: Stores, erasure: Erasure) -> list[str]:
+    """Say what is left where nothing can be erased or told: events of outside streams, letters that cannot be searched."""
+    found = []
+    with open_project_streams(project, stores, SystemClock()) as streams:
+        if not hasattr(streams, "redact"):
+            for name, traces in _streams_of(project, streams, erasure):
+                count = sum(traces.states(message.data) for message in _messages(streams, name))
+                if count:
+                    found.append(
+                        f"{count:,} events of stream {name} in {project.settings.stores.streams} state it, where records are "
+                        "not rewritten: delete them there, or wait until its retention is over"
+                    )
+    for source in project.plan.sources:
+        table, traces = letters_table(source.name), erasure.traces(project, source)
+        if erasure.of(source.name) and stores.tables.describe(table) is not None:
+            unread = sum(not traces.can_tell(letter) for letter in stores.tables.read(table).to_pylist())
+            if unread:
+                found.append(
+                    f"{unread:,} dead letters of {source.name} are in a format that nobody can search for a number: "
+                    f"headrace dead-letters list {project.typed} --source {source.name} --status any"
+                )
+    return found
+
+
+def _messages(streams: Streams, name: str) -> Iterator[Message]:
+    """Yield all records of a stream, partition by partition."""
+    for partition, bounds in streams.bounds([name])[name].items():
+        cursor = Cursor(bounds.start)
+        while messages := streams.read(name, {partition: cursor}):
+            yield from messages
+            cursor = messages[-1].after
 
 
 def _purged(erasure: Erasure, key: bytes, value: bytes) -> bytes | None:
@@ -373,9 +421,7 @@ def _foretold(erasure: Erasure, stores: Stores, project: Project) -> View:
 def _shown(erasure: Erasure, done: Mapping[str, Any], left: Remains) -> View:
     rows = [[name, f"{count:,}"] for name, count in done.items()] + [["online features", "rebuilt without them"]]
     data = {"erased": True, "name": erasure.name, **done, "left": left.to_dict()}
-    notes = [
-        "The sources' own files and outside streams are not ours: erase there too, or the next run brings it back."
-    ]
+    notes = ["The sources' own files are not ours: erase there too, or a run that reads them anew brings it back."]
     title = "Erased; nothing of it is left in the state folder"
     if left:
         title = "Erased, but it still stands elsewhere"

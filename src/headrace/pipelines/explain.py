@@ -10,9 +10,9 @@ from headrace.core.time import Instant, SystemClock, format_duration
 from headrace.features.explain import FeatureExplanation, find_outputs
 from headrace.features.explain import explain_feature as explain_value
 from headrace.features.history import History
-from headrace.pipelines.gatekeeper import read_reveals
 from headrace.pipelines.inspect import describe_features
 from headrace.pipelines.project import Project
+from headrace.pipelines.reveals import read_reveals
 from headrace.pipelines.stores import Stores, open_stores
 from headrace.pipelines.view import Table, View
 from headrace.registry.run import Registry

@@ -86,7 +86,7 @@ def _bad_data(plan: DatasetPlan, batch: RevealBatch, day: int) -> RevealBatch:
 def _late_labels(plan: DatasetPlan, batch: RevealBatch, day: int) -> RevealBatch:
     """Let the reveals that state the label arrive `LATE_BY` later."""
     table, mask = batch.table, 0
-    for column in columns_of(plan.label):
+    for column in columns_of(plan.own_label().value):
         mask |= 1 << batch.source.index[column]
     states = pc.not_equal(pc.bit_wise_and(table[STATED], mask), 0)
     late = pc.if_else(pc.and_(_on_day(batch, day), states), LATE_BY, 0)

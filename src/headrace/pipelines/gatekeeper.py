@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+import orjson
 import pyarrow as pa
 
 from headrace.core.errors import DataError
 from headrace.pipelines.project import Project
-from headrace.sources.definition import SourceDefinition
-from headrace.sources.record import RevealBatch
+from headrace.pipelines.reveals import append_reveals
+from headrace.sources.record import ARRIVAL, ROW_ID, STATED, RevealBatch
+from headrace.sources.values import plain
 from headrace.storage.ledger import Entry, Ledger
 from headrace.storage.tables import Commit, Tables
 from headrace.storage.tables.protocol import Position
-from headrace.validation.record import Verdict
+from headrace.validation.record import Verdict, quarantine_schema
 from headrace.validation.run import KnownKeys, Validator, referred_columns
 
 QUARANTINE = "quarantine"
 
 
-def reveals_table(source: str) -> str:
-    """Return the name of the table that holds a source's accepted reveals."""
-    return f"reveals_{source.lower()}"
+def broken_rows(verdict: Verdict) -> pa.Table:
+    """Return the quarantined rows that are reveals; the others are dead letters, which have a table of their own."""
+    return verdict.quarantined.filter(verdict.quarantined["row_id"].is_valid())
+
+
+def stopped_rows(batch: RevealBatch, verdict: Verdict, where: str) -> pa.Table:
+    """Return the rows of a stopped batch of a stream that broke no rule themselves, to be kept in the quarantine.
+
+    A file is repaired and delivered again; a stream's events come once.
+    """
+    definition, found = batch.source, []
+    why = "; ".join(f"{r.name}: {r.measured}" for r in verdict.failed[:3])
+    known = {(row["row_id"], row["arrival"], row["payload"]) for row in broken_rows(verdict).to_pylist()}
+    fixed = {"source": definition.name, "position": where, "reason": f"its batch was stopped: {why}"}
+    for row in batch.table.to_pylist():
+        stated = {c.name: plain(c, row[c.name]) for i, c in enumerate(definition.columns) if row[STATED] >> i & 1}
+        place = {"payload": orjson.dumps(stated).decode(), "row_id": row[ROW_ID], "arrival": row[ARRIVAL]}
+        if (place["row_id"], place["arrival"], place["payload"]) not in known:
+            found.append(fixed | place)
+    return pa.Table.from_pylist(found, quarantine_schema())
 
 
 class Gatekeeper:
@@ -72,16 +91,20 @@ class Gatekeeper:
             self.ledger.append([Entry("verdict", source, {"where": where, **verdict.to_dict()})])
         return verdict
 
-    def store(self, verdict: Verdict, application: str, number: int) -> Commit | None:
-        """Append what a verdict accepted to the source's table and what it refused to the quarantine, once.
+    def store(
+        self, verdict: Verdict, application: str, number: int, *, stopped: pa.Table | None = None
+    ) -> Commit | None:
+        """Append what a verdict accepted to the source's table and what broke its rules to the quarantine, once.
 
-        Returns the commit of the source's table, None if nothing was accepted.
+        `stopped` rows (`stopped_rows`) join the latter. Returns the commit of the source's table, None if nothing was
+        accepted.
         """
         position, commit = Position(f"{application}/{verdict.source}", number), None
         if len(verdict.accepted):
-            commit = self.tables.append(reveals_table(verdict.source), verdict.accepted.table, position=position)
-        if verdict.quarantined.num_rows:
-            self.tables.append(QUARANTINE, verdict.quarantined, position=position)
+            commit = append_reveals(self.tables, verdict.accepted.source, verdict.accepted.table, position)
+        broken = pa.concat_tables([broken_rows(verdict), *([] if stopped is None else [stopped])])
+        if broken.num_rows:
+            self.tables.append(QUARANTINE, broken, position=position)
         return commit
 
     def refuse_if_held(self) -> None:
@@ -102,12 +125,3 @@ class Gatekeeper:
         """Return the state as plain JSON."""
         validators = {name: v.dump() for name, v in self.validators.items()}
         return {"validators": validators, "known": self.known.dump(), "held": dict(self.held)}
-
-
-def read_reveals(tables: Tables, sources: Sequence[SourceDefinition]) -> dict[str, pa.Table]:
-    """Return every source's accepted reveals.
-
-    Raises:
-        DataError: a source has none yet.
-    """
-    return {s.name: tables.read(reveals_table(s.name)) for s in sources}

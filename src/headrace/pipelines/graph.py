@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from headrace.core.expressions import Column, columns_of
-from headrace.features.plan import DatasetPlan, FeaturePlan, LanePlan
+from headrace.features.label_plan import RowLabel, TableLabel
+from headrace.features.lane_plan import LanePlan
+from headrace.features.plan import DatasetPlan, FeaturePlan
 
 
 def group_hashes(plan: FeaturePlan) -> dict[str, str]:
@@ -14,7 +16,7 @@ def group_hashes(plan: FeaturePlan) -> dict[str, str]:
 
 
 def columns_read(plan: DatasetPlan) -> dict[str, list[str]]:
-    """Return for each feature, and for `label`, the columns that its value follows from: `Orders.hours`.
+    """Return for each feature, for `label`, and for `rows` (which there are), the columns that it follows from: `Orders.hours`.
 
     Keys, conditions and the moments at which values are known count too: without them there would be another value.
     """
@@ -30,15 +32,40 @@ def columns_read(plan: DatasetPlan) -> dict[str, list[str]]:
         for where, at in function.arguments:
             found[function.index] |= _names([plan.row[at]]) if where == "row" else found[at]
     named = {column.name: sorted(found[i]) for i, column in enumerate(plan.columns)}
-    return named | {"label": sorted(_names(columns_of(plan.label)) | _names([c for c, _ in plan.label_moment.terms]))}
+    return named | {"label": sorted(_names(_label_columns(plan))), "rows": sorted(_names(_row_columns(plan)))}
 
 
 def columns_of_output(lane: LanePlan, output: int) -> list[Column[Any]]:
     """Return the columns that one output of a lane follows from."""
-    place = lane.outputs[output].column
-    value = [] if place is None else columns_of(lane.values[place])
+    places = [p for p in (lane.outputs[output].column, lane.outputs[output].until) if p is not None]
+    values = [column for place in places for column in columns_of(lane.values[place])]
     where = [] if lane.where is None else columns_of(lane.where)
-    return [*value, *where, *lane.entity, *(column for column, _ in lane.moment.terms)]
+    moments = [lane.moment] if lane.on is None else [lane.moment, lane.on]
+    return [*values, *where, *lane.entity, *(column for moment in moments for column, _ in moment.terms)]
+
+
+def _label_columns(plan: DatasetPlan) -> list[Column[Any]]:
+    """Return the columns of the row or of another table that a dataset's labels follow from."""
+    own = [label for label in (plan.label, plan.labelled_if) if isinstance(label, RowLabel)]
+    found = [c for label in own for c in [*columns_of(label.value), *(c for c, _ in label.moment.terms)]]
+    if isinstance(plan.label, TableLabel):
+        lanes = [lane for lane in (plan.label.lane, plan.label.spoilt) if lane is not None]
+        found += [
+            *plan.label.key,
+            *(c for lane in lanes for i in range(len(lane.outputs)) for c in columns_of_output(lane, i)),
+        ]
+    return found
+
+
+def _row_columns(plan: DatasetPlan) -> list[Column[Any]]:
+    """Return the columns that decide which rows a dataset has, and at which moments."""
+    found = [c for c, _ in plan.at.terms if plan.grid is None]
+    found += [] if plan.where is None else columns_of(plan.where)
+    if plan.grid is not None:
+        found += plan.grid.keys
+    if plan.active is not None:
+        found += [c for lane in plan.active.lanes for i in range(len(lane.outputs)) for c in columns_of_output(lane, i)]
+    return found
 
 
 def _names(columns: Any) -> set[str]:

@@ -17,9 +17,9 @@ from headrace.features.online import OnlineFeatures
 from headrace.features.plan import FeaturePlan, plan_features
 from headrace.features.record import OK
 from headrace.features.stream import DATABASE, moment_of_read
-from headrace.pipelines.gatekeeper import reveals_table
 from headrace.pipelines.project import Project
-from headrace.pipelines.stores import CONTROL, Stores, applied_key, open_stores
+from headrace.pipelines.reveals import reveals_table
+from headrace.pipelines.stores import Stores, applied_key, open_stores
 from headrace.pipelines.view import Table
 from headrace.serving.log import read_segment, segments
 from headrace.sources.definition import SourceDefinition
@@ -171,7 +171,7 @@ def _freshness(source: SourceDefinition, stores: Stores, clock: Clock) -> Freshn
     if described is None:
         return Freshness(source.name, None, None, True)
     with stores.online.read() as snapshot:
-        held = snapshot.get(CONTROL, applied_key(source.name))
+        held = snapshot.get(DATABASE, applied_key(source.name))
     version = described.version if held is None else int(held)
     newest = pc.max(stores.tables.read(table, columns=[ARRIVAL], version=version)[ARRIVAL]).as_py()
     lag = None if newest is None else int(clock.now()) - newest

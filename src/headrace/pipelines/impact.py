@@ -7,19 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace.core.time import SECOND, SystemClock, rough_duration
-from headrace.features.plan import GroupPlan
+from headrace.features.events import head_keys
+from headrace.features.lane_plan import GroupPlan
 from headrace.features.stream import COVERED, DATABASE
 from headrace.pipelines.catalogue import staged
-from headrace.pipelines.gatekeeper import reveals_table
 from headrace.pipelines.materialize import MATERIALIZED
 from headrace.pipelines.project import Project
+from headrace.pipelines.reveals import reveals_table
 from headrace.pipelines.stores import Stores, open_stores, state_path
 from headrace.pipelines.view import Table
 from headrace.registry.run import Registry
 from headrace.storage.ledger import Ledger
 from headrace.storage.state import PASSPORT
-
-BLOCK_KEY = 5  # a lane's blocks stand behind their key, with `c` and a number of 4 bytes
 
 
 @dataclass(frozen=True)
@@ -80,11 +79,8 @@ def _impact(
         whole = snapshot.get(DATABASE, COVERED + bytes.fromhex(group.hash)) is not None
         keys = None
         if whole or old is not None:
-            keys, last = 0, b""
             lane = b"L" + bytes.fromhex((group.hash if whole else str(old))[:16]) + b"\0\0"
-            for key, _ in snapshot.items(DATABASE, lane):
-                if not (last and key.startswith(last) and len(key) == len(last) + BLOCK_KEY):
-                    keys, last = keys + 1, key
+            keys = sum(1 for _ in head_keys(key for key, _ in snapshot.items(DATABASE, lane)))
     described = stores.tables.describe(reveals_table(group.lanes[0].source.name))
     rows = 0 if described is None else described.rows
     status = "materialized" if whole else "new" if old is None else "changed" if old != group.hash else "left out"

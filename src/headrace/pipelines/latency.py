@@ -8,10 +8,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from headrace.core.errors import DataError
+from headrace.features.moment import open_read
 from headrace.features.online import OnlineFeatures
 from headrace.features.stream import DATABASE, StreamPath
-from headrace.pipelines.gatekeeper import reveals_table
 from headrace.pipelines.project import Project
+from headrace.pipelines.reveals import read_source
 from headrace.pipelines.stores import Stores
 from headrace.serving.record import MODELLED
 
@@ -68,17 +69,20 @@ def measure_reads(project: Project, stores: Stores) -> Mapping[str, float]:
     Raises:
         DataError: nothing was ingested yet.
     """
-    reader = OnlineFeatures(project.plan)
-    table = stores.tables.read(reveals_table(project.plan.rows.name)).slice(0, TIMED_ROWS)
-    rows = list(zip(*(table[c.name].to_pylist() for c in project.plan.rows.columns), strict=True))
-    spent = []
+    plan = project.plan
+    source = plan.rows if plan.grid is None else plan.grid.source
+    table = read_source(stores.tables, source).slice(0, TIMED_ROWS)
+    absent = [None] * table.num_rows
+    columns = [table[c.name].to_pylist() if c.name in table.column_names else absent for c in plan.row]
+    rows = list(zip(*columns, strict=True))
+    reader, spent = OnlineFeatures(plan), []
     with stores.online.read() as snapshot:
-        get = snapshot.getter(DATABASE)
-        t = (StreamPath.newest(get) or 0) + 1
+        t = (StreamPath.newest(snapshot.getter(DATABASE)) or 0) + 1
         for row in rows:
             began = time.perf_counter_ns()
-            reader.read(get, row, t)
+            get, at = open_read(stores.online, snapshot, reader, [row], t, now=t)
+            reader.read(get, row, at)
             spent.append((time.perf_counter_ns() - began) / 1_000)
     if not spent:
-        raise DataError("no rows to measure latency on", got=project.plan.rows.name, next_step="headrace run")
+        raise DataError("no rows to measure latency on", got=source.name, next_step="headrace run")
     return {name: float(np.percentile(spent, q)) for name, q in (("p50", 50), ("p95", 95), ("p99", 99))}

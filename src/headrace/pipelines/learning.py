@@ -16,13 +16,13 @@ from headrace.evaluation.plan import plan_gates
 from headrace.evaluation.record import Evaluation
 from headrace.evaluation.run import Footprint, JudgedRows, SkewFact, evaluate, score_rows
 from headrace.features.fingerprint import content_digest
-from headrace.features.offline import training_set
 from headrace.features.record import TrainingSet
+from headrace.features.training_set import training_set
 from headrace.models.servable import Servable
 from headrace.monitoring.drift import DriftWatch, reference_profiles, training_history
-from headrace.pipelines.gatekeeper import reveals_table
 from headrace.pipelines.graph import columns_read, group_hashes
 from headrace.pipelines.project import Project
+from headrace.pipelines.reveals import read_reveals, reveals_table
 from headrace.registry.record import Version
 from headrace.registry.run import Registry
 from headrace.storage.ledger import Entry, Ledger
@@ -64,13 +64,10 @@ class Footing:
 
 def build_training_set(project: Project, footing: Footing, as_of: int) -> TrainingSet:
     """Return the training set as it stands at `as_of`, with the table versions that it follows from."""
-    sources: dict[str, dict[str, int]] = {}
-    reveals = {}
-    for source in project.plan.sources:
-        table, described = reveals_table(source.name), footing.tables.describe(reveals_table(source.name))
-        version = None if described is None else described.version
-        reveals[source.name] = footing.tables.read(table, version=version)
-        sources[source.name] = {"reveals": _known(reveals[source.name], as_of), "version": version or 0}
+    described = {s.name: footing.tables.describe(reveals_table(s.name)) for s in project.plan.sources}
+    versions = {name: table.version for name, table in described.items() if table is not None}
+    reveals = read_reveals(footing.tables, project.plan.sources, versions)
+    sources = {n: {"reveals": _known(table, as_of), "version": versions[n]} for n, table in reveals.items()}
     manifest = {"sources": sources, "arrival": "assumed", "groups": group_hashes(project.plan)}
     manifest |= {"reads": columns_read(project.plan)}
     found = training_set(project.plan, reveals, as_of=as_of, manifest=manifest)
@@ -147,6 +144,7 @@ def judge(
         rows.rows.take(pa.array(test)),
         threshold=threshold,
         clusters=rows.t[test] // DAY,
+        weights=None if rows.weight is None else rows.weight[test],
     )
     source = "modelled" if footing.latency_modelled else "measured"
     sample = plan_gates(project.pipeline.gates, kind_of(project.pipeline.model)).skew

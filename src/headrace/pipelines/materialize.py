@@ -15,12 +15,12 @@ from headrace.core.errors import UsageError, did_you_mean
 from headrace.core.failpoints import reach
 from headrace.core.time import Clock, SystemClock
 from headrace.features.digest import state_digest
-from headrace.features.plan import GroupPlan
+from headrace.features.lane_plan import GroupPlan
 from headrace.features.repair import backfill, repair
 from headrace.features.stream import COVERED, DATABASE, StreamPath
-from headrace.pipelines.gatekeeper import read_reveals, reveals_table
 from headrace.pipelines.graph import group_hashes
 from headrace.pipelines.project import Project
+from headrace.pipelines.reveals import read_reveals, read_source, reveals_table
 from headrace.pipelines.stores import (
     CONTROL,
     REBUILD,
@@ -32,17 +32,18 @@ from headrace.pipelines.stores import (
 )
 from headrace.pipelines.view import Progress, Table, View
 from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, RevealBatch
+from headrace.storage.keyvalue import drop_rows
 from headrace.storage.ledger import Entry
 
 APPLY_AT_ONCE = 10_000  # reveals to a commit of the online store
-DROP_AT_ONCE = 50_000  # keys
 MATERIALIZED = "materialized"
 
 
 @dataclass(frozen=True)
 class Fresh:
-    """Hold a source's newest table version and the reveals that its last commit brought."""
+    """Hold the reveals that changes of a source's table brought, from one version (None: no table) to another."""
 
+    before: int | None
     version: int
     table: pa.Table
 
@@ -67,23 +68,25 @@ class Materializer:
     def __init__(self, project: Project, stores: Stores, progress: Progress) -> None:
         self.project, self.stores, self.progress = project, stores, progress
         self.path = StreamPath([project.plan])
+        self.sources = {source.name: source for source in project.plan.sources}
 
     def bring_up(self, fresh: Mapping[str, Fresh] | None = None) -> Materialized:
         """Apply what the tables hold beyond the online store, and fill new or changed groups from history.
 
-        `fresh` spares reading a source's whole table where only its last commit is missing.
+        `fresh` spares reading a source's whole table where only its last changes are missing.
 
         Raises:
-            DataError: a source has no table.
+            ConfigurationError: a source's class changed otherwise than by new nullable columns.
         """
         began = time.perf_counter()
         if self._mark():
             return self.rebuild()  # a killed one left the store half empty
         with self.stores.online.write() as transaction:
+            self.path.grow(transaction)
             self.path.begin(transaction)
         with self.stores.online.read() as snapshot:
             missing = self.path.uncovered(snapshot.getter(DATABASE))
-        applied = self._apply_missing(self._behind(fresh or {}))
+        applied = self._apply_missing([self._missing(name, at, fresh or {}) for name, at in self.behind().items()])
         keys = self.fill(missing) if missing else 0
         names = tuple(group.definition.name for group in missing)
         done = Materialized(applied, keys, names, self.newest(), applied + self._rows(missing))
@@ -117,33 +120,33 @@ class Materializer:
             entry = Entry(MATERIALIZED, self.project.name, body | {"measured": {"seconds": round(seconds, 3)}})
             self.stores.ledger.append([entry])
 
-    def _behind(self, fresh: Mapping[str, Fresh]) -> list[tuple[str, int, pa.Table]]:
-        """Return name, table version and missing reveals of each source that the online store does not hold whole."""
-        found = []
-        for source in self.project.plan.sources:
-            described = self.stores.tables.describe(reveals_table(source.name))
-            if described is None:
-                continue
-            with self.stores.online.read() as snapshot:
-                held = snapshot.get(CONTROL, applied_key(source.name))
-            if held is not None and int(held) == described.version:
-                continue
-            new = fresh.get(source.name)
-            if new is None or held is None or int(held) != new.version - 1 or not new.table.num_rows:
-                found.append((source.name, described.version, self._ordered(source.name)))
-            else:
-                found.append((source.name, new.version, new.table))
-        return found
+    def behind(self) -> dict[str, int]:
+        """Return the newest table version of each source of which the online store does not hold all."""
+        names = [source.name for source in self.project.plan.sources]
+        described = {name: self.stores.tables.describe(reveals_table(name)) for name in names}
+        versions = {name: table.version for name, table in described.items() if table is not None}
+        with self.stores.online.read() as snapshot:
+            held = {name: snapshot.get(DATABASE, applied_key(name)) for name in versions}
+        return {name: version for name, version in versions.items() if held[name] != str(version).encode()}
 
-    def _ordered(self, source: str) -> pa.Table:
-        table = self.stores.tables.read(reveals_table(source))
-        return table.sort_by([(name, "ascending") for name in (ARRIVAL, ROW_ID, CONTENT)])
+    def _missing(self, name: str, version: int, fresh: Mapping[str, Fresh]) -> tuple[str, int, pa.Table]:
+        """Return the reveals that the online store lacks of a source, with the version that it holds after them."""
+        with self.stores.online.read() as snapshot:
+            held = snapshot.get(DATABASE, applied_key(name))
+        new = fresh.get(name)
+        if new is not None and (None if held is None else int(held)) == new.before:
+            return name, new.version, new.table.sort_by(ARRIVAL)
+        return name, version, self._ordered(name)
+
+    def _ordered(self, name: str) -> pa.Table:
+        table = read_source(self.stores.tables, self.sources[name])
+        return table.sort_by([(column, "ascending") for column in (ARRIVAL, ROW_ID, CONTENT)])
 
     def _apply_missing(self, parts: Sequence[tuple[str, int, pa.Table]]) -> int:
         total, done = sum(table.num_rows for _, _, table in parts), 0
         for name, version, table in parts:
             with self.stores.online.write() as transaction:
-                transaction.delete(CONTROL, applied_key(name))  # until all of it is applied nobody may count on any
+                transaction.delete(DATABASE, applied_key(name))  # until all of it is applied nobody may count on any
             for start in range(0, table.num_rows, APPLY_AT_ONCE):
                 piece = table.slice(start, APPLY_AT_ONCE)
                 self.apply(name, version, piece)
@@ -156,11 +159,12 @@ class Materializer:
         """Apply reveals in one transaction, with what a rebuild remembers of its way."""
         import pyarrow.compute as pc
 
-        source = next(s for s in self.project.plan.sources if s.name == name)
         with self.stores.online.write() as transaction:
-            access = transaction.access(DATABASE)
+            access, reveals = transaction.access(DATABASE), list(RevealBatch(self.sources[name], piece).reveals())
             newest = max(self.path.newest(access.get) or 0, int(pc.max(piece[ARRIVAL]).as_py()))
-            for reveal in RevealBatch(source, piece).reveals():
+            if self.stores.online.capabilities.remote:
+                self.path.fetch(transaction, name, reveals)
+            for reveal in reveals:
                 self.path.apply(access, name, reveal)
             self.path.commit(access, newest, {name: version})
             if mark is not None:
@@ -171,7 +175,7 @@ class Materializer:
         newest = self.newest()
         with self.stores.online.write() as transaction:
             for name, version in versions.items():
-                transaction.put(CONTROL, applied_key(name), str(version).encode())
+                transaction.put(DATABASE, applied_key(name), str(version).encode())
             self.path.expire(transaction, newest)
             repair(transaction, self.project.plan, self._reveals)
 
@@ -186,6 +190,7 @@ class Materializer:
         described = {name: self.stores.tables.describe(reveals_table(name)) for name in sources}
         versions = {name: d.version for name, d in described.items() if d is not None}
         asked = {"features": self.project.plan.features, "versions": versions}
+        asked["sources"] = {source.name: source.hash for source in self.project.plan.sources}
         done = self._begun(asked)
         total, past = sum(table.num_rows for table in tables.values()), done
         for name, table in tables.items():
@@ -212,12 +217,12 @@ class Materializer:
         with self.stores.online.write() as transaction:
             # First of all nobody may take what is left for whole: not a server, not a run, not a later rebuild.
             for source in self.project.plan.sources:
-                transaction.delete(CONTROL, applied_key(source.name))
+                transaction.delete(DATABASE, applied_key(source.name))
             for key in [key for key, _ in transaction.items(DATABASE, COVERED)]:
                 transaction.delete(DATABASE, key)
             transaction.put(CONTROL, REBUILD, orjson.dumps(asked))
         reach("rebuild.emptying")
-        self.drop(b"")
+        drop_rows(self.stores.online, DATABASE)
         with self.stores.online.write() as transaction:
             transaction.put(CONTROL, REBUILD, orjson.dumps({**asked, "done": 0}))
         return 0
@@ -229,29 +234,16 @@ class Materializer:
         found: dict[str, Any] = {} if blob is None else orjson.loads(blob)
         return found
 
-    def drop(self, prefix: bytes) -> None:
-        """Delete the features' keys that begin with a prefix, in several commits."""
-        more = True
-        while more:
-            with self.stores.online.write() as transaction:
-                keys = []
-                for key, _ in transaction.items(DATABASE, prefix):
-                    keys.append(key)
-                    if len(keys) == DROP_AT_ONCE:
-                        break
-                for key in keys:
-                    transaction.delete(DATABASE, key)
-                more = len(keys) == DROP_AT_ONCE
-
     def refill(self, group: GroupPlan) -> Materialized:
         """Drop what is kept of one group and fill it again from history; a killed one is filled by the next run."""
         began = time.perf_counter()
         if self._mark():
             return self.rebuild()
         with self.stores.online.write() as transaction:
+            self.path.grow(transaction)
             transaction.delete(DATABASE, COVERED + bytes.fromhex(group.hash))
         for lane in group.lanes:
-            self.drop(lane.prefix)
+            drop_rows(self.stores.online, DATABASE, lane.prefix)
         with self.stores.online.read() as snapshot:
             missing = self.path.uncovered(snapshot.getter(DATABASE))
         names, rows = tuple(g.definition.name for g in missing), self._rows(missing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from headrace.core.settings import SourceSettings
 from headrace.core.time import format_duration
 from headrace.features.offline import direct_columns
 from headrace.features.plan import DatasetPlan
@@ -28,7 +29,7 @@ def describe_plan(project: Project, *, state: str | None = None) -> View:
     ]
     columns = [[f"{s.name}.{c.name}", c.dtype, str(s.moments[c])] for s in plan.sources for c in s.columns]
     features = [{"feature": c.name, "type": c.dtype, "computed": c.origin, "known": known} for c, known in _known(plan)]
-    policies = _policies(pipeline)
+    policies, streams = _policies(pipeline), _streams(project)
     data: dict[str, Any] = {"pipeline": project.target, "dataset": plan.hash, "steps": steps, "sources": sources}
     tables = [
         Table("Steps, in order", ["step", "what it does", "why"], [[s["step"], s["what"], s["why"]] for s in steps]),
@@ -41,6 +42,11 @@ def describe_plan(project: Project, *, state: str | None = None) -> View:
             "Features", ["feature", "type", "computed", "from values known at"], [list(f.values()) for f in features]
         ),
         Table("Policies", ["policy", "limit"], policies),
+        Table(
+            "Streams that `up` follows",
+            ["source", "stream", "codec", "late after"],
+            [list(s.values()) for s in streams],
+        ),
     ]
     impact = impact_of(project, state)
     if impact:
@@ -48,7 +54,21 @@ def describe_plan(project: Project, *, state: str | None = None) -> View:
     data["groups"] = [asdict(one) for one in impact]
     asked = ", ".join(c.name for c in direct_columns(plan))
     notes = (f"A request brings: {asked}.", f"Run it: headrace run {project.typed}")
-    return View(f"Plan of {project.target}", data | {"features": features, "policies": policies}, tables, notes)
+    return View(
+        f"Plan of {project.target}",
+        data | {"features": features, "policies": policies, "streams": streams},
+        tables,
+        notes,
+    )
+
+
+def _streams(project: Project) -> list[dict[str, str]]:
+    found = []
+    for source in project.plan.sources:
+        where = project.settings.sources.get(source.name, SourceSettings())
+        late = format_duration(where.lateness) if where.lateness else "any older event"
+        found.append({"source": source.name, "stream": where.stream or source.name, "codec": where.codec, "late": late})
+    return found
 
 
 def _column(source: Any, column: Any) -> dict[str, Any]:

@@ -12,9 +12,11 @@ import pyarrow.compute as pc
 from headrace.core.errors import UsageError
 from headrace.core.failpoints import reach
 from headrace.core.time import DAY, Clock, Instant, SystemClock
-from headrace.features.offline import MaturedRows, histories_of, matured_rows
-from headrace.pipelines.gatekeeper import reveals_table
+from headrace.features.offline import histories_of
+from headrace.features.record import label_columns
+from headrace.features.training_set import MaturedRows, matured_rows
 from headrace.pipelines.project import Project
+from headrace.pipelines.reveals import read_source, reveals_table
 from headrace.pipelines.stores import Stores, open_stores
 from headrace.pipelines.view import Progress, Table, View
 from headrace.sources.record import ARRIVAL
@@ -22,7 +24,7 @@ from headrace.storage.tables.protocol import Position
 
 PREFIX = "features_"
 AT_ONCE = 31  # days that are computed together; each is its own commit
-DAY_COLUMN, AT_COLUMN, LABEL_COLUMN = "_day", "_at", "_label"
+DAY_COLUMN, AT_COLUMN, WEIGHT_COLUMN = "_day", "_at", "_weight"
 
 
 def materialize_range(
@@ -61,7 +63,7 @@ class _Ranges:
         self.reveals, versions = {}, 0
         for source in self.plan.sources:
             name = reveals_table(source.name)
-            self.reveals[source.name] = stores.tables.read(name)
+            self.reveals[source.name] = read_source(stores.tables, source)
             described = stores.tables.describe(name)
             versions += 0 if described is None else described.version
         self.position = versions + 1  # every change of a source's table raises it
@@ -88,10 +90,14 @@ class _Ranges:
         columns = {DAY_COLUMN: pa.array(found.t // DAY, pa.int32()).cast(pa.date32())}
         columns[AT_COLUMN] = pa.array(found.t, pa.timestamp("us", "UTC"))
         for column in self.plan.rows.id_columns:
-            columns[column.name] = found.rows[column.name]
+            if column.name in found.rows.column_names:
+                columns[column.name] = found.rows[column.name]
         features = found.values.table(self.plan)
         columns |= {name: features[name] for name in features.column_names}
-        return pa.table(columns | {LABEL_COLUMN: pa.array(found.label, mask=np.isnan(found.label))})
+        if self.plan.sample is not None:
+            columns[WEIGHT_COLUMN] = pa.array(found.weight)
+        labels = label_columns(self.plan.label.names, found.label)
+        return pa.table(columns | {f"_{name}": label for name, label in labels.items()})
 
     def write(self, day: int, table: pa.Table) -> None:
         """Put a day's rows in the place of those that were there, once for each state of the data."""

@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from headrace.core.identity import canonical, encode_key
+from headrace.pipelines.stores import DATABASES, Stores
+from headrace.storage.keyvalue import KeyValue
 from headrace.storage.ledger import Ledger
 
 SHORT = 4  # bytes; a shorter text stands in any file by chance, so it is looked for as a key and in quotes
@@ -19,17 +21,20 @@ SHORT = 4  # bytes; a shorter text stands in any file by chance, so it is looked
 
 @dataclass(frozen=True)
 class Remains:
-    """Hold where a value still stands: files of the state folder (names from there), and numbers of ledger records."""
+    """Hold where a value still stands: files of the state folder (names from there), numbers of ledger records, and, in
+    sentences, what lies elsewhere or cannot be told.
+    """
 
     files: tuple[str, ...]
     records: tuple[int, ...]
+    elsewhere: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.files or self.records)
+        return bool(self.files or self.records or self.elsewhere)
 
     def counts(self) -> dict[str, int]:
         """Return how many there are."""
-        return {"files": len(self.files), "records": len(self.records)}
+        return {"files": len(self.files), "records": len(self.records), "elsewhere": len(self.elsewhere)}
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain JSON."""
@@ -46,11 +51,16 @@ class Remains:
             found.append(f"These files hold it: {', '.join(self.files)}")
         if self.records:
             found.append(f"Ledger records hold it and cannot be changed: {', '.join(map(str, self.records))}")
-        return found
+        return [*found, *self.elsewhere]
 
 
-def remains_of(folder: Path, value: Any, longer: Sequence[str], ledger: Ledger) -> Remains:
-    """Return where a value stands; `longer` are other values of which it is a part, which do not count."""
+def remains_of(
+    folder: Path, value: Any, longer: Sequence[str], stores: Stores, elsewhere: Sequence[str] = ()
+) -> Remains:
+    """Return where a value stands; `longer` are other values of which it is a part, which do not count.
+
+    An online store on a server is gone through row by row.
+    """
     needles, others = list(_needles(value)), [text.encode() for text in longer]
     files = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -59,7 +69,18 @@ def remains_of(folder: Path, value: Any, longer: Sequence[str], ledger: Ledger) 
             continue  # the ledger is gone through by record; what an erasure keeps beside it goes with its end
         if _stands(path.read_bytes(), needles, others) or (path.suffix == ".parquet" and _in_table(path, value)):
             files.append(name)
-    return Remains(tuple(files), tuple(_records(ledger, needles, others)))
+    told = list(elsewhere)
+    if stores.online.capabilities.remote:
+        rows = sum(_stands(row, needles, others) for row in _rows_of(stores.online))
+        told += [f"{rows:,} rows of the online store hold it"] if rows else []
+    return Remains(tuple(files), tuple(_records(stores.ledger, needles, others)), tuple(told))
+
+
+def _rows_of(online: KeyValue) -> Iterator[bytes]:
+    with online.read() as snapshot:
+        for database in DATABASES:
+            for key, value in snapshot.items(database):
+                yield key + value
 
 
 def _needles(value: Any) -> Iterator[bytes]:

@@ -32,11 +32,12 @@ from headrace.monitoring.plan import MonitoringState
 from headrace.monitoring.run import Monitoring
 from headrace.pipelines.control import MODELLED_TRAINING, ControlLoop, ControlState
 from headrace.pipelines.faults import Fault, retyped, spoil
-from headrace.pipelines.gatekeeper import Gatekeeper, read_reveals
+from headrace.pipelines.gatekeeper import Gatekeeper
 from headrace.pipelines.latency import ModelledStopwatch
 from headrace.pipelines.learning import Footing
 from headrace.pipelines.once import OnceLedger, without_measured
 from headrace.pipelines.project import Project
+from headrace.pipelines.reveals import read_reveals
 from headrace.pipelines.sealing import seal, window_of
 from headrace.pipelines.stores import CONTROL, Stores, open_stores, state_path
 from headrace.pipelines.verify import skew_fact
@@ -47,8 +48,8 @@ from headrace.serving.core import Core
 from headrace.serving.definition import Endpoint
 from headrace.serving.log import PredictionLog, segments
 from headrace.serving.router import Router
+from headrace.sources.batch import load
 from headrace.sources.record import Reveal, RevealBatch
-from headrace.sources.run import load
 from headrace.storage.keyvalue import Access, Transaction
 from headrace.storage.ledger import Entry, Head
 
@@ -140,8 +141,8 @@ class _Replay:
         self.project, self.plan, self.stores, self.world = project, plan, stores, world
         self.clock, self.progress = clock, progress
         self.path, self.reader = StreamPath([project.plan]), OnlineFeatures(project.plan)
-        self.label_of = per_row(project.plan.label, project.plan.rows.index)
-        self.label_places = {project.plan.rows.index[c] for c in columns_of(project.plan.label)}
+        self.label_of = per_row(project.plan.own_label().value, project.plan.rows.index)
+        self.label_places = {project.plan.rows.index[c] for c in columns_of(project.plan.own_label().value)}
         found = self._checkpoint()
         self.counts: dict[str, int] = dict(found["counts"])
         self.digest: str = found["digest"]
@@ -166,6 +167,7 @@ class _Replay:
             blob = snapshot.get(CONTROL, CHECKPOINT)
             live = snapshot.get(CONTROL, LIVE)
         if blob is None:
+            self._refuse_used()
             head = self.stores.ledger.head()
             zero = {"predictions": 0, "by_model": 0, "reveals": 0}
             fresh = {"day": self.plan.start, "counts": zero, "digest": "", "head": [head.seq, head.hash], "live": None}
@@ -180,6 +182,19 @@ class _Replay:
                 next_step="choose another --state, or delete that folder",
             )
         return {**found, "live": live, "fresh": False}
+
+    def _refuse_used(self) -> None:
+        """Raise where the online store holds what a run applied: a replay would write history into live features."""
+        with self.stores.online.read() as snapshot:
+            newest = self.path.newest(snapshot.getter(DATABASE))
+        if newest is not None:
+            raise ConfigurationError(
+                "the online store holds live features, into which a replay would write history",
+                where="[stores] keyvalue" if self.project.settings.stores.keyvalue else str(self.stores.state.path),
+                got=f"features up to {Instant(newest).isoformat()}",
+                expected="a store of the replay's own",
+                next_step="headrace replay … --state NEW; a server's store also needs another prefix= or table",
+            )
 
     def _identity(self) -> dict[str, Any]:
         return {"pipeline": self.project.target, "definition": self.project.plan.hash, **self.plan.identity}
@@ -311,9 +326,18 @@ class _Replay:
                 end = at
                 while end < len(events) and events[end][0] < hour + HOUR:
                     end += 1
+                if self.stores.online.capabilities.remote:
+                    self._fetch(events[at:end], transaction)
                 self._hour(events[at:end], access)
                 at = end
             self._end_day(day, verdicts, transaction)
+
+    def _fetch(self, events: list[tuple[int, int, Any, Any]], transaction: Transaction) -> None:
+        """Read at once most of what an hour's events will read one by one, where each read is a round trip."""
+        for name in self.world.batches:
+            self.path.fetch(transaction, name, [e[3] for e in events if e[1] == 0 and e[2] == name])
+        heads = (key for _, kind, row, _ in events if kind for key in self.reader.heads(row))
+        transaction.get_many(DATABASE, list(dict.fromkeys(heads)))
 
     def _hour(self, events: list[tuple[int, int, Any, Any]], access: Access) -> None:
         """Handle an hour's events, each at its own instant."""

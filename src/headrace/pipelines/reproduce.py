@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from headrace.core.errors import DataError, Refused, UsageError
 from headrace.core.time import Instant, SystemClock
 from headrace.features.fingerprint import content_digest
-from headrace.features.offline import training_set
-from headrace.features.record import TrainingSet
-from headrace.pipelines.gatekeeper import reveals_table
+from headrace.features.record import TrainingSet, label_columns, unlabelled
+from headrace.features.training_set import training_set
 from headrace.pipelines.project import Project
+from headrace.pipelines.reveals import read_source
 from headrace.pipelines.stores import open_stores
 from headrace.pipelines.view import Table, View
 from headrace.registry.run import Registry
@@ -47,7 +46,7 @@ def rebuild_training_set(project: Project, tables: Tables, manifest: Mapping[str
                 "the manifest names no table versions", got=sources, next_step=f"headrace run {project.typed}"
             )
         try:
-            reveals[source.name] = tables.read(reveals_table(source.name), version=version)
+            reveals[source.name] = read_source(tables, source, version=version)
         except DataError as error:
             error.next_step = "[offline] retention says how long old versions are kept"
             raise
@@ -72,7 +71,7 @@ def reproduce(project: Project, version: str, *, to: str | None, state: str | No
     if to is not None:
         pq.write_table(as_table(found), to)
     data = {"version": chosen.name, "same": same, "content": content, "recorded": recorded, "rows": len(found)}
-    data |= {"censored": int(np.isnan(found.label).sum()), "as_of": found.as_of, "written": to}
+    data |= {"censored": unlabelled(found.label), "as_of": found.as_of, "written": to}
     versions = {name: body.get("version") for name, body in chosen.data["sources"].items()}
     rows = [["rows", f"{len(found):,}"], ["data as of", Instant(found.as_of).isoformat()], ["content", content]]
     rows += [["recorded", str(recorded)]] + [[f"table of {s}", f"version {v}"] for s, v in versions.items()]
@@ -81,8 +80,12 @@ def reproduce(project: Project, version: str, *, to: str | None, state: str | No
 
 
 def as_table(found: TrainingSet) -> pa.Table:
-    """Return moments, row columns, features and label as one table; a column of the rows keeps its own name."""
+    """Return moments, row columns, features, weights and labels as one table; a column of the rows keeps its own name."""
     table = found.rows.append_column("_at", pa.array(found.t, pa.timestamp("us", "UTC")))
     for name in found.features.column_names:
         table = table.append_column(name, found.features[name])
-    return table.append_column("_label", pa.array(found.label, mask=np.isnan(found.label)))
+    if found.weight is not None:
+        table = table.append_column("_weight", pa.array(found.weight))
+    for name, label in label_columns(found.names, found.label).items():
+        table = table.append_column(f"_{name}", label)
+    return table

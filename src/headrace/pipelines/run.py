@@ -6,45 +6,63 @@ there, and the same command on the same data does nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from headrace.core.errors import GateRefused, SchemaChanged
 from headrace.core.identity import content_hash
 from headrace.core.time import Clock, Instant, SystemClock
-from headrace.pipelines.gatekeeper import Gatekeeper, reveals_table
+from headrace.features.stream import DATABASE, StreamPath
+from headrace.pipelines.data_incidents import DataIncidents
+from headrace.pipelines.dead_letters import keep_letters
+from headrace.pipelines.feed import Feed, open_project_streams
+from headrace.pipelines.gatekeeper import QUARANTINE, Gatekeeper, broken_rows
 from headrace.pipelines.latency import measure_reads
 from headrace.pipelines.learning import Candidate, Footing, learn
+from headrace.pipelines.loads import LoadBook
 from headrace.pipelines.materialize import Fresh, Materializer
 from headrace.pipelines.pinned import reads
 from headrace.pipelines.project import Project
+from headrace.pipelines.reveals import append_reveals, ensure_grown, reveals_table
 from headrace.pipelines.stores import Stores, open_stores
 from headrace.pipelines.verify import skew_fact
 from headrace.pipelines.view import Progress, Table, View
 from headrace.registry.run import Registry
+from headrace.sources.batch import Loaded, iter_loads
 from headrace.sources.definition import SourceDefinition
+from headrace.sources.plan import reveal_schema
 from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, RevealBatch
-from headrace.sources.run import Load, load
 from headrace.storage.ledger import Entry
-from headrace.storage.tables.protocol import Position
 
 THREADS = 2
 FINISHED = "run.finished"
+KEYS = [ROW_ID, ARRIVAL, CONTENT]
+SET_ASIDE = ["position", "reason", "payload", "row_id", "arrival"]  # tell one quarantined row from another
 
 
-@dataclass(frozen=True)
+@dataclass
 class Ingested:
-    """Hold what ingesting one source brought."""
+    """Hold what ingesting one source brought.
+
+    `before` is its table's version before, None where there was none. `fresh` are the new reveals, None where they are
+    too many to be held.
+    """
 
     source: str
-    rows: int
-    fresh: RevealBatch
-    quarantined: int
-    version: int
+    before: int | None
+    version: int = 0
+    rows: int = 0
+    reveals: int = 0
+    quarantined: int = 0
+    letters: int = 0
+    ahead: int = 0
+    fresh: pa.Table | None = None
 
 
 def run(project: Project, *, state: str | None, seed: int, progress: Progress, clock: Clock | None = None) -> View:
@@ -69,7 +87,13 @@ class _Run:
     def go(self) -> View:
         """Do every step that is not done yet."""
         sources = self.project.plan.sources
-        ingested = [self.ingest(source, place, len(sources)) for place, source in enumerate(sources)]
+        events = self.follow()
+        incidents, ingested = DataIncidents(self.project, self.stores, self.clock), []
+        for place, source in enumerate(sources):
+            with incidents.watch(source.name):
+                ingested.append(self.ingest(source, place, len(sources)))
+        for part in ingested:
+            part.rows += events.get(part.source, 0)
         newest = self.materialize(ingested)
         as_of = min(int(self.clock.now()), newest + self.project.plan.mature)
         identity = self.identity(as_of)
@@ -86,59 +110,137 @@ class _Run:
         rows = [None if d is None else d.rows for d in described]  # compaction gives the same rows another version
         return content_hash([self.project.target, self.project.plan.hash, rows, self.seed, as_of])[:16]
 
+    def follow(self) -> dict[str, int]:
+        """Take in what lies in the streams that settings name; return how many events of each source.
+
+        What is applied here needs not be applied again from the tables.
+        """
+        names = {name for name, where in self.project.settings.sources.items() if where.stream is not None}
+        sources = [source for source in self.project.plan.sources if source.name in names]
+        if not sources:
+            return {}
+        path = StreamPath([self.project.plan])
+        with self.stores.online.write() as transaction:
+            path.grow(transaction)
+            path.begin(transaction)
+        with self.stores.online.read() as snapshot:
+            path.uncovered(snapshot.getter(DATABASE))
+        gatekeeper = Gatekeeper(self.project, self.stores.ledger, self.stores.tables, streaming=True)
+        self.learn_known(gatekeeper)
+        with (
+            open_project_streams(self.project, self.stores, self.clock) as streams,
+            closing(
+                Feed(self.project, self.stores, streams, self.clock, sources=sources, gatekeeper=gatekeeper, path=path)
+            ) as feed,
+        ):
+            found = feed.drain(lambda done: self.progress.step("take in streams", done, done))
+        gatekeeper.refuse_if_held()
+        return found
+
+    def _version(self, source: SourceDefinition) -> int:
+        described = self.stores.tables.describe(reveals_table(source.name))
+        return -1 if described is None else described.version
+
     def ingest(self, source: SourceDefinition, place: int, total: int) -> Ingested:
-        """Read a source, drop what is known already, validate the rest and append it to its table."""
+        """Read what is new of a source, delivery by delivery; drop what is known, validate the rest and append it."""
         self.progress.step("ingest and validate", place, total, source.name)
+        where = self.project.settings.sources.get(source.name)
+        if where is not None and where.stream is not None and not where.located:
+            version = self._version(source)
+            return Ingested(source.name, version, max(version, 0), fresh=reveal_schema(source).empty_table())
         gatekeeper = Gatekeeper(self.project, self.stores.ledger, self.stores.tables, streaming=False)
+        table = reveals_table(source.name)
+        described = self.stores.tables.describe(table)
+        done = Ingested(source.name, None if described is None else described.version)
+        ensure_grown(self.stores.tables, source)
+        book = LoadBook(self.stores.tables, source.name, table)
+        self.learn_known(gatekeeper)
         try:
-            found = load(source, self.project.settings, self.project.folder)
+            now = int(self.clock.now())
+            for loaded in iter_loads(source, self.project.settings, self.project.folder, now=now, seen=book.seen):
+                self.accept(source, loaded, gatekeeper, book, done)
         except SchemaChanged as error:
             verdict = gatekeeper.validators[source.name].stopped_by(error, int(self.clock.now()))
             self.stores.ledger.append([Entry("verdict", source.name, {"where": "run", **verdict.to_dict()})])
             raise
-        return self.accept(source, found, gatekeeper, place, total)
-
-    def accept(self, source: SourceDefinition, found: Load, gatekeeper: Gatekeeper, place: int, total: int) -> Ingested:
-        """Validate what is new of a load and store it, the position with the rows."""
-        table = reveals_table(source.name)
-        described = self.stores.tables.describe(table, applications=[f"run/{source.name}"])
-        known = None if described is None else self.stores.tables.read(table)
-        if known is not None:
-            gatekeeper.known.learn(RevealBatch(source, known))
-        for other in self.project.plan.sources:
-            if other is not source and self.stores.tables.describe(reveals_table(other.name)) is not None:
-                gatekeeper.known.learn(RevealBatch(other, self.stores.tables.read(reveals_table(other.name))))
-        fresh = RevealBatch(source, _unknown(found.batch.table, known))
-        quarantined = 0
-        if len(fresh):
-            verdict = gatekeeper.judge(
-                fresh, now=fresh.newest_event, where="run", refused=found.refused, observed=found.observed
-            )
-            verdict.raise_if_stopped()
-            last = (described.positions.get(f"run/{source.name}") if described else None) or 0
-            position = Position(f"run/{source.name}", last + 1)
-            self.stores.tables.append(table, verdict.accepted.table, position=position)
-            fresh, quarantined = verdict.accepted, verdict.quarantined.num_rows
-            if quarantined:
-                self.stores.tables.append("quarantine", verdict.quarantined, position=position)
         after = self.stores.tables.describe(table)
-        version = after.version if after is not None else 0
-        self.rows.append(
-            [
-                "ingest",
-                f"{source.name}: {len(fresh):,} new reveals of {found.rows:,} rows",
-                f"{quarantined} rows quarantined",
-            ]
-        )
+        done.version = after.version if after is not None else 0
+        later = f", {done.ahead:,} are not known before a later run" if done.ahead else ""
+        what = f"{source.name}: {done.reveals:,} new reveals of {done.rows:,} rows{later}"
+        self.rows.append(["ingest", what, f"{done.quarantined} rows quarantined, {done.letters} dead letters"])
         self.progress.step("ingest and validate", place + 1, total, source.name)
-        return Ingested(source.name, found.rows, fresh, quarantined, version)
+        return done
+
+    def learn_known(self, gatekeeper: Gatekeeper) -> None:
+        """Tell the gatekeeper every value that foreign keys may refer to."""
+        tables = self.stores.tables
+        for source in self.project.plan.sources:
+            names = [c.name for c in gatekeeper.known.columns if c in source.index]
+            if names and set(names) <= {*ensure_grown(tables, source)}:
+                gatekeeper.known.learn(RevealBatch(source, tables.read(reveals_table(source.name), columns=names)))
+
+    def accept(
+        self, source: SourceDefinition, loaded: Loaded, gatekeeper: Gatekeeper, book: LoadBook, done: Ingested
+    ) -> None:
+        """Validate what is new of a delivery and store it, with the note of what it covers."""
+        found, now = loaded.load, int(self.clock.now())
+        table, marks = reveals_table(source.name), loaded.marks
+        arrived = found.batch.table.filter(pc.less_equal(found.batch.table[ARRIVAL], now))
+        if ahead := len(found.batch) - arrived.num_rows:
+            # What is known later only is no data yet: its parts stay open, and a later run reads them again.
+            marks = tuple(replace(mark, mark="") for mark in marks)
+        fresh = RevealBatch(source, self.unknown(table, arrived))
+        quarantined, position = 0, None
+        if len(fresh) or found.refused.num_rows:
+            at = fresh.newest_event if len(fresh) else now
+            verdict = gatekeeper.judge(fresh, now=at, where="run", refused=found.refused, observed=found.observed)
+            verdict.raise_if_stopped()
+            fresh = verdict.accepted
+            quarantined = self.quarantine(broken_rows(verdict))
+            done.letters += keep_letters(self.stores.tables, source, found.refused, now=now)
+        position = book.cover(marks, rows=len(fresh) > 0, at=now)
+        if len(fresh):
+            append_reveals(self.stores.tables, source, fresh.table, position)
+        done.rows, done.reveals = done.rows + found.rows, done.reveals + len(fresh)
+        done.quarantined, done.ahead = done.quarantined + quarantined, done.ahead + ahead
+        self.hold(done, fresh.table)
+
+    def hold(self, done: Ingested, fresh: pa.Table) -> None:
+        """Keep new reveals for the online store, unless they are so many that it had better read the table."""
+        if done.reveals > self.project.settings.limits.delivery_rows:
+            done.fresh = None
+        elif done.fresh is not None or done.reveals == len(fresh):
+            done.fresh = fresh if done.fresh is None else pa.concat_tables([done.fresh, fresh])
+
+    def unknown(self, table: str, reveals: pa.Table) -> pa.Table:
+        """Return the reveals that the table lacks, in order of arrival."""
+        if self.stores.tables.describe(table) is None or not reveals.num_rows:
+            return reveals
+        first, last = pc.min_max(reveals[ARRIVAL]).as_py().values()
+        known = self.stores.tables.read(table, columns=KEYS, where=[(ARRIVAL, ">=", first), (ARRIVAL, "<=", last)])
+        marked = reveals.append_column("_place", pa.array(np.arange(reveals.num_rows)))
+        fresh = marked.select([*KEYS, "_place"]).join(known, keys=KEYS, join_type="left anti")["_place"]
+        return reveals.take(pa.array(np.sort(fresh.to_numpy())))
+
+    def quarantine(self, rows: pa.Table) -> int:
+        """Set bad rows aside, each once; return how many there were."""
+        fresh = rows
+        if rows.num_rows and self.stores.tables.describe(QUARANTINE) is not None:
+            source = rows["source"][0].as_py()
+            held = self.stores.tables.read(QUARANTINE, columns=SET_ASIDE, where=[("source", "=", source)])
+            known = {tuple(row.values()) for row in held.to_pylist()}
+            places = [i for i, row in enumerate(rows.select(SET_ASIDE).to_pylist()) if tuple(row.values()) not in known]
+            fresh = rows.take(pa.array(places, pa.int64()))
+        if fresh.num_rows:
+            self.stores.tables.append(QUARANTINE, fresh)
+        return int(rows.num_rows)
 
     def materialize(self, ingested: list[Ingested]) -> int:
         """Bring the online store up to the tables; return the newest arrival.
 
         Applying a reveal twice changes nothing, so where a run was cut off everything is applied again.
         """
-        fresh = {part.source: Fresh(part.version, part.fresh.table) for part in ingested}
+        fresh = {p.source: Fresh(p.before, p.version, p.fresh) for p in ingested if p.fresh is not None}
         done = Materializer(self.project, self.stores, self.progress).bring_up(fresh)
         if done.filled:
             what = f"{', '.join(done.filled)}: {done.keys:,} keys filled from history"
@@ -211,13 +313,3 @@ class _Run:
         rows = [*self.rows, ["model", str(data.get("version", "")), str(data.get("outcome", ""))]]
         table = Table("What was done", ["step", "what", "result"], rows)
         return View(f"Run {data['run']} of {self.project.target}", data, [table], (f"Next: {note}",))
-
-
-def _unknown(table: pa.Table, known: pa.Table | None) -> pa.Table:
-    """Return the reveals that are not among the known ones, in order of arrival."""
-    if known is None or not known.num_rows:
-        return table
-    keys = [ROW_ID, ARRIVAL, CONTENT]
-    marked = table.append_column("_place", pa.array(np.arange(table.num_rows)))
-    fresh = marked.join(known.select(keys), keys=keys, join_type="left anti")["_place"]
-    return table.take(pa.array(np.sort(fresh.to_numpy())))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
@@ -14,19 +15,21 @@ import numpy as np
 import orjson
 import uvicorn
 from numpy.typing import NDArray
+from prometheus_client.registry import Collector
 
 from headrace.core.errors import ConfigurationError, HeadraceError, Unavailable
 from headrace.core.time import DAY, SECOND, Clock, Instant, SystemClock
+from headrace.features.moment import open_read
 from headrace.features.offline import direct_columns
 from headrace.features.online import OnlineFeatures
 from headrace.features.record import OK
-from headrace.features.stream import DATABASE, StreamPath, moment_of_read
+from headrace.features.stream import DATABASE, StreamPath
 from headrace.monitoring.drift import VectorBlock
 from headrace.pipelines.latency import MeasuredStopwatch, measure_reads
 from headrace.pipelines.pinned import refuse_other_features
 from headrace.pipelines.project import Project
 from headrace.pipelines.sealing import seal, seal_left_open, window_of
-from headrace.pipelines.stores import CONTROL, REBUILD, Stores, applied_versions, open_stores
+from headrace.pipelines.stores import CONTROL, REBUILD, Stores, applied_key, applied_versions, open_stores
 from headrace.registry.run import Registry
 from headrace.serving.connection import connection
 from headrace.serving.core import Answer, Core
@@ -34,6 +37,7 @@ from headrace.serving.http import App, Filled, Limits, bind
 from headrace.serving.log import PredictionLog, segments
 from headrace.serving.router import Router, Routes, Variant
 from headrace.serving.signature import Signature
+from headrace.storage.keyvalue import Get
 
 FOLLOW_SECONDS = 1.0  # how often the ledger is asked for a new champion
 DRAIN_SECONDS = 10
@@ -63,8 +67,9 @@ class PipelineService:
             definition=project.plan.features,
         )
         self.sync_first, self.day = serving.log_sync == 0, Instant(int(clock.now()) // DAY * DAY)
+        stale = endpoint.on_missing == "stale"
         self.core = Core(
-            OnlineFeatures(project.plan),
+            OnlineFeatures(project.plan, keep=serving.stale_keys if stale else 0, keep_for=serving.stale_for),
             self.router,
             self.log,
             endpoint=endpoint,
@@ -75,7 +80,10 @@ class PipelineService:
         self._refuse_uncovered()
         self.sources = [source.name for source in project.plan.sources]
         self.lock = threading.RLock()
+        self.left_alone: tuple[float, Unavailable] | None = None
+        self.newest = 0  # the moment of the newest read, which may be ahead of this machine's clock
         self.served: Callable[[bytes, int, Answer], None] | None = None
+        self.collectors: list[Collector] = []
         self.follow()
 
     def _refuse_uncovered(self) -> None:
@@ -124,27 +132,58 @@ class PipelineService:
 
         Raises:
             DataError: the stated moment is older than the newest arrival that was applied.
-            Unavailable: no model and no fallback, for every row.
+            Unavailable: no model and no fallback, for every row; or the online store cannot be read, and the endpoint's
+                `on_missing` is "fail".
         """
         found: list[Answer | HeadraceError] = []
-        with self.lock, self.stores.online.read() as snapshot:
-            get = snapshot.getter(DATABASE)
-            t = moment_of_read(get, t, now=int(self.clock.now()))
-            self.log.note_applied(applied_versions(snapshot, self.sources))
-            for row in rows:
-                try:
-                    values = self.signature.decode(row)
-                    answer = self.core.predict(values, t, get)
-                    if self.served is not None:
-                        self.served(self.core.row_id(values), t, answer)
-                    found.append(_kept(answer))
-                except HeadraceError as error:
-                    found.append(error)
+        with self.lock, ExitStack() as stack:
+            decoded = [self._decoded(row) for row in rows]
+            get, t = self._open_read(stack, [row for row in decoded if not isinstance(row, HeadraceError)], t)
+            self.log.note_applied(None if get is None else applied_versions(get, self.sources))
+            found += [row if isinstance(row, HeadraceError) else self._answer(row, t, get) for row in decoded]
         down = [answer for answer in found if isinstance(answer, Unavailable)]
         if down and len(down) == len(found):
             raise down[0]
         if self.sync_first:
             self.commit()
+        return found
+
+    def _decoded(self, row: Any) -> Sequence[Any] | HeadraceError:
+        try:
+            return self.signature.decode(row)
+        except HeadraceError as error:
+            return error
+
+    def _answer(self, values: Sequence[Any], t: int, get: Get | None) -> Answer | HeadraceError:
+        try:
+            answer = self.core.predict(values, t, get)
+            if self.served is not None:
+                self.served(self.core.row_id(values), t, answer)
+            return _kept(answer)
+        except HeadraceError as error:
+            return error
+
+    def _open_read(self, stack: ExitStack, rows: Sequence[Sequence[Any]], stated: int | None) -> tuple[Get | None, int]:
+        """Return what the rows' features are read with, None where the store cannot be read, and the moment.
+
+        A store that could not be read is left alone for a while: of the requests that wait meanwhile each would wait
+        for its own timeout, one after the other.
+        """
+        now, store = int(self.clock.now()), self.stores.online
+        try:
+            if self.left_alone is not None and time.monotonic() < self.left_alone[0]:
+                raise self.left_alone[1].with_traceback(None)
+            snapshot, also = stack.enter_context(store.read()), [applied_key(source) for source in self.sources]
+            found = open_read(store, snapshot, self.core.features, rows, stated, now=now, also=also)
+        except Unavailable as error:
+            if self.left_alone is None or error is not self.left_alone[1]:
+                self.left_alone = time.monotonic() + self.project.settings.serving.store_retry / SECOND, error
+            if self.core.endpoint.on_missing == "fail":
+                raise
+            return None, max(now, self.newest) if stated is None else stated
+        self.left_alone = None
+        if stated is None:
+            self.newest = found[1]
         return found
 
     def describe(self) -> Mapping[str, Any]:
@@ -167,11 +206,17 @@ class PipelineService:
         return measure_reads(self.project, self.stores)
 
     def filled(self) -> Filled:
-        """Return how well the features of the open day's predictions are filled, and how old the newest arrival is."""
+        """Return how well the features of the open day's predictions are filled, and how old the newest arrival is.
+
+        While the online store cannot be reached, nobody knows the latter.
+        """
         with self.lock:
             status = np.frombuffer(bytes(self.log.block.status), np.uint8).reshape(-1, len(self.log.columns))
-        with self.stores.online.read() as snapshot:
-            newest = StreamPath.newest(snapshot.getter(DATABASE))
+        try:
+            with self.stores.online.read() as snapshot:
+                newest = StreamPath.newest(snapshot.getter(DATABASE))
+        except Unavailable:
+            newest = None
         shares = (status == OK).mean(axis=0).tolist() if len(status) else []
         names = [column.name for column in self.log.columns]
         lag = None if newest is None else (int(self.clock.now()) - newest) / SECOND
@@ -228,11 +273,12 @@ def serve(
     behind_proxy: bool,
     json: bool,
     beside: Callable[[PipelineService, ExitStack], Callable[[], None]] | None = None,
+    every: float = FOLLOW_SECONDS,
     clock: Clock | None = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; every accepted request is answered before the end.
 
-    `beside` makes what is done every `FOLLOW_SECONDS` beside the server, by default following the ledger's champion.
+    `beside` makes what is done `every` so many seconds beside the server, by default following the ledger's champion.
 
     Raises:
         ConfigurationError: no endpoint, an open address without a proxy, or a port that is taken.
@@ -245,11 +291,9 @@ def serve(
         app = App(service, limits_of(project))
         app.metrics.filled = service.filled
         tick = service.look_after if beside is None else beside(service, stack)
-        threads = [Repeating("follower", FOLLOW_SECONDS, tick)]
-        if project.settings.serving.log_sync:
-            threads.append(Repeating("log", project.settings.serving.log_sync / SECOND, service.commit))
-        for thread in threads:
-            thread.start()
+        for collector in service.collectors:
+            app.metrics.registry.register(collector)
+        threads = _started(service, every, tick)
         where = f"http://{host}:{listening.getsockname()[1]}"
         _say(project, service, where, json)
         config = uvicorn.Config(
@@ -269,6 +313,16 @@ def serve(
                 thread.join()
             seal(service.log, stores.ledger)
             service.log.close()
+
+
+def _started(service: PipelineService, every: float, tick: Callable[[], None]) -> list[Repeating]:
+    """Start what works beside the server."""
+    threads, log_sync = [Repeating("follower", every, tick)], service.project.settings.serving.log_sync
+    if log_sync:
+        threads.append(Repeating("log", log_sync / SECOND, service.commit))
+    for thread in threads:
+        thread.start()
+    return threads
 
 
 def limits_of(project: Project) -> Limits:

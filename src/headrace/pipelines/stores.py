@@ -16,7 +16,7 @@ from headrace.features.stream import DATABASE
 from headrace.pipelines.project import Project
 from headrace.registry.run import Registry
 from headrace.storage.blobs import Blobs, open_blobs
-from headrace.storage.keyvalue import KeyValue, Snapshot, Transaction, drop_keyvalue, examine_keyvalue, open_keyvalue
+from headrace.storage.keyvalue import Get, KeyValue, Transaction, drop_keyvalue, examine_keyvalue, open_keyvalue
 from headrace.storage.ledger import Ledger, open_ledger
 from headrace.storage.paths import write_atomically
 from headrace.storage.state import StateFolder
@@ -26,7 +26,7 @@ CONTROL = "control"
 DATABASES = (DATABASE, CONTROL)
 PREDICTIONS = "predictions"
 SAFE = "renewing"
-APPLIED = b"applied/"
+APPLIED = b"Mapplied"  # in the features' database, so that one read gets it with the features
 REBUILD = b"rebuild"  # in the control database while a rebuild is unfinished
 
 
@@ -47,14 +47,15 @@ class Stores:
 
 
 def applied_key(source: str) -> bytes:
-    """Return under which key of the control database the table version stands that was applied to the online store."""
+    """Return under which key of the features' database the table version stands that was applied to them."""
     return APPLIED + source.encode()
 
 
-def applied_versions(snapshot: Snapshot, sources: Sequence[str]) -> dict[str, int] | None:
+def applied_versions(get: Get, sources: Sequence[str]) -> dict[str, int] | None:
     """Return the version of each source's reveals table that the online features hold whole; None if that is not known."""
-    held = snapshot.get_many(CONTROL, [applied_key(source) for source in sources])
-    return {s: int(v) for s, v in zip(sources, held, strict=True) if v is not None} if None not in held else None
+    held = {source: get(applied_key(source)) for source in sources}
+    known = {source: int(version) for source, version in held.items() if version is not None}
+    return known if len(known) == len(held) else None
 
 
 def note_applied(transaction: Transaction, source: str, commit: Commit | None) -> None:
@@ -65,12 +66,12 @@ def note_applied(transaction: Transaction, source: str, commit: Commit | None) -
     """
     if commit is None:
         return
-    held = transaction.get(CONTROL, applied_key(source))
+    held = transaction.get(DATABASE, applied_key(source))
     whole = commit.version <= 1 if held is None else int(held) >= commit.version - 1
     if whole:
-        transaction.put(CONTROL, applied_key(source), str(commit.version).encode())
+        transaction.put(DATABASE, applied_key(source), str(commit.version).encode())
     else:
-        transaction.delete(CONTROL, applied_key(source))
+        transaction.delete(DATABASE, applied_key(source))
 
 
 def state_path(project: Project, state: str | None) -> Path:
@@ -93,17 +94,18 @@ def open_registry(project: Project, state: str | None, *, clock: Clock) -> Itera
 
 @contextmanager
 def open_stores(
-    project: Project, state: str | None, *, clock: Clock, write: bool, note: bool = False
+    project: Project, state: str | None, *, clock: Clock, write: bool, alone: bool = True, note: bool = False
 ) -> Iterator[Stores]:
     """Open the state folder and its stores; a writer creates what is missing and holds the folder's lock.
 
-    With `note` the ledger alone may be written to, beside a process that holds the lock.
+    Without `alone` a writer joins the process that holds the lock, if one does: every store takes several writers. With
+    `note` the ledger alone may be written to, beside a process that holds the lock.
 
     Raises:
         ConfigurationError, Unavailable, Corrupt: as `StateFolder.open` and the stores say.
     """
     with ExitStack() as stack:
-        folder = stack.enter_context(StateFolder.open(state_path(project, state), clock=clock, write=write))
+        folder = stack.enter_context(StateFolder.open(state_path(project, state), clock=clock, write=write and alone))
         urls = project.settings.stores
         ledger = open_ledger(urls.ledger or folder.url("ledger"), clock=clock, read_only=not (write or note))
         stack.enter_context(ledger)
@@ -147,6 +149,5 @@ def renew_online(
         reach("renew.after_drop")
         with open_keyvalue(url, databases=DATABASES) as store, store.write() as transaction:
             for key, value in orjson.loads(kept.read_bytes()) if kept.exists() else []:
-                if not key.startswith(APPLIED.hex()):
-                    transaction.put(CONTROL, bytes.fromhex(key), bytes.fromhex(value))
+                transaction.put(CONTROL, bytes.fromhex(key), bytes.fromhex(value))
         kept.unlink(missing_ok=True)

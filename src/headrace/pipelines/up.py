@@ -12,8 +12,9 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from headrace.core.errors import BackendError
 from headrace.core.expressions import columns_of, per_row
-from headrace.core.time import HOUR, MINUTE
+from headrace.core.time import HOUR, MINUTE, SECOND
 from headrace.features.repair import repair
 from headrace.features.rows import newest_arrival
 from headrace.features.stream import DATABASE, StreamPath
@@ -23,24 +24,25 @@ from headrace.monitoring.performance import LiveWindow
 from headrace.monitoring.plan import MonitoringState
 from headrace.monitoring.run import Monitoring
 from headrace.pipelines.control import ControlLoop, ControlState
-from headrace.pipelines.gatekeeper import Gatekeeper, read_reveals, reveals_table
+from headrace.pipelines.feed import Feed, open_project_streams
+from headrace.pipelines.feed_metrics import FeedCollector
+from headrace.pipelines.gatekeeper import Gatekeeper
 from headrace.pipelines.learning import Footing, load_profile
 from headrace.pipelines.materialize import Materializer
 from headrace.pipelines.project import Project
-from headrace.pipelines.serve import PipelineService, serve
-from headrace.pipelines.stores import CONTROL, applied_versions, note_applied
+from headrace.pipelines.reveals import read_reveals
+from headrace.pipelines.serve import FOLLOW_SECONDS, PipelineService, serve
+from headrace.pipelines.stores import CONTROL
 from headrace.pipelines.verify import skew_fact
 from headrace.pipelines.view import Silent
 from headrace.serving.log import read_segment, segments
 from headrace.sources.definition import SourceDefinition
-from headrace.sources.record import RevealBatch
-from headrace.sources.run import load_stream
-from headrace.storage.streams import Streams, open_streams
-from headrace.storage.tables import Commit
+from headrace.sources.record import Reveal
+from headrace.storage.keyvalue import Access
+from headrace.storage.streams import Streams
 
 STATE, LIVE = b"up/state", b"up/live"
 THREADS = 2
-EVENTS_AT_ONCE = 1_000
 
 
 class Controller:
@@ -50,19 +52,23 @@ class Controller:
         self.service, self.streams = service, streams
         self.project, self.stores, self.clock = service.project, service.stores, service.clock
         plan = self.project.plan
-        self.path, self.label_of = StreamPath([plan]), per_row(plan.label, plan.rows.index)
-        self.label_places = {plan.rows.index[c] for c in columns_of(plan.label)}
-        self._catch_up()
+        self.path, self.label_of = StreamPath([plan]), per_row(plan.own_label().value, plan.rows.index)
+        self.label_places = {plan.rows.index[c] for c in columns_of(plan.own_label().value)}
+        materializer = Materializer(self.project, self.stores, Silent())
+        if materializer.behind():
+            materializer.bring_up()  # a process was killed between the tables and the online features
         self.loop, self.housekept, self.kept = self._loop(seed), 0, 0
+        self.feed = Feed(
+            self.project,
+            self.stores,
+            streams,
+            self.clock,
+            sources=plan.sources,
+            gatekeeper=self.loop.gatekeeper,
+            path=self.path,
+            applied=self._applied,
+        )
         service.served = self.loop.served
-
-    def _catch_up(self) -> None:
-        """Bring the online features up to the tables, where a process was killed between the two."""
-        with self.stores.online.read() as snapshot:
-            known = applied_versions(snapshot, [source.name for source in self.project.plan.sources])
-        tables = {s.name: self.stores.tables.describe(reveals_table(s.name)) for s in self.project.plan.sources}
-        if any(table is not None and (known or {}).get(name) != table.version for name, table in tables.items()):
-            Materializer(self.project, self.stores, Silent()).bring_up()
 
     def _loop(self, seed: int) -> ControlLoop:
         pipeline, stores = self.project.pipeline, self.stores
@@ -131,9 +137,13 @@ class Controller:
 
     def tick(self) -> None:
         """Take in what streams brought, do what is due, and keep the loop's state."""
-        for source in self.project.plan.sources:
-            while self._ingest(source):
-                pass
+        missed: BackendError | None = None
+        try:
+            self.feed.take_in()
+        except BackendError as error:
+            if not error.retryable:
+                raise
+            missed = error  # a broker that is gone holds up neither monitors nor a rollout
         now = int(self.clock.now())
         self.service.turn_day(self.loop.close_window)
         with self.service.lock:
@@ -147,6 +157,8 @@ class Controller:
                 self.path.expire(transaction, now)
                 repair(transaction, self.project.plan, self._reveals)
             self.housekept = now
+        if missed is not None:
+            raise missed
 
     def keep(self) -> None:
         """Keep the loop's state: after each step of a rollout or retraining, else once a minute, and at the end."""
@@ -170,44 +182,14 @@ class Controller:
         finally:
             self.service.lock.acquire()
 
-    def _ingest(self, source: SourceDefinition) -> bool:
-        """Take in at most `EVENTS_AT_ONCE` events of a source's stream; tell if there may be more."""
-        key = b"stream/" + source.name.encode()
-        with self.stores.online.read() as snapshot:
-            position = int(snapshot.get(CONTROL, key) or b"0")
-        if source.name not in self.streams.streams():
-            return False
-        found, following = load_stream(
-            source, self.streams, self.project.settings, position=position, limit=EVENTS_AT_ONCE
-        )
-        if following == position:
-            return False
-        now = int(self.clock.now())
-        where = f"stream {source.name}, positions {position} to {following - 1}"
-        verdict = self.loop.gatekeeper.judge(found.batch, now=now, where=where, refused=found.refused)
-        commit = self.loop.gatekeeper.store(verdict, "stream", following)
-        self._apply(source, verdict.accepted, key, following, commit)
-        return True
-
-    def _apply(
-        self, source: SourceDefinition, batch: RevealBatch, key: bytes, following: int, commit: Commit | None
-    ) -> None:
-        """Apply reveals with the stream's position in one transaction: neither is there without the other."""
-        with self.stores.online.write() as transaction:
-            access = transaction.access(DATABASE)
-            newest = self.path.newest(access.get) or 0
-            for reveal in batch.reveals():
-                self.path.apply(access, source.name, reveal)
-                newest = max(newest, reveal.arrival)
-                if source is self.project.plan.rows and not self.label_places.isdisjoint(reveal.places):
-                    stored = self.path.row(access.get, source.name, reveal.row_id)
-                    label = None if stored is None else self.label_of(stored.values)
-                    value = np.nan if label is None else float(label)
-                    with self.service.lock:
-                        self.loop.live.label(reveal.row_id, value, arrived=reveal.arrival)
-            self.path.commit(access, newest, {source.name: following})
-            transaction.put(CONTROL, key, str(following).encode())
-            note_applied(transaction, source.name, commit)
+    def _applied(self, source: SourceDefinition, reveal: Reveal, access: Access) -> None:
+        """Tell the monitors of a label."""
+        if source is self.project.plan.rows and not self.label_places.isdisjoint(reveal.places):
+            stored = self.path.row(access.get, source.name, reveal.row_id)
+            label = None if stored is None else self.label_of(stored.values)
+            value = np.nan if label is None else float(label)
+            with self.service.lock:
+                self.loop.live.label(reveal.row_id, value, arrived=reveal.arrival)
 
 
 def up(project: Project, *, state: str | None, host: str, port: int, behind_proxy: bool, json: bool) -> None:
@@ -218,9 +200,20 @@ def up(project: Project, *, state: str | None, host: str, port: int, behind_prox
     """
 
     def beside(service: PipelineService, stack: ExitStack) -> Callable[[], None]:
-        url = project.settings.stores.streams or service.stores.state.url("streams")
-        controller = Controller(service, stack.enter_context(open_streams(url, clock=service.clock)), seed=0)
+        streams = stack.enter_context(open_project_streams(project, service.stores, service.clock))
+        controller = Controller(service, streams, seed=0)
+        service.collectors.append(FeedCollector(controller.feed))
+        stack.callback(controller.feed.close)
         stack.callback(controller.keep)
         return controller.tick
 
-    serve(project, state=state, host=host, port=port, behind_proxy=behind_proxy, json=json, beside=beside)
+    serve(
+        project,
+        state=state,
+        host=host,
+        port=port,
+        behind_proxy=behind_proxy,
+        json=json,
+        beside=beside,
+        every=min(project.settings.limits.stream_wait / SECOND, FOLLOW_SECONDS),
+    )

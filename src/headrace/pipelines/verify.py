@@ -22,8 +22,8 @@ from headrace.features.offline import OfflineFeatures, histories_of
 from headrace.features.plan import DatasetPlan
 from headrace.features.record import OK, STATUS
 from headrace.pipelines.explain import events_table
-from headrace.pipelines.gatekeeper import reveals_table
 from headrace.pipelines.project import Project
+from headrace.pipelines.reveals import read_source
 from headrace.pipelines.stores import Stores, open_stores
 from headrace.pipelines.view import Table, View
 from headrace.serving.log import read_segment, segments
@@ -36,6 +36,7 @@ EVER = 2**62
 VERIFIED = "verified"
 SHOWN, EXPLAINED = 20, 3
 OTHER, UNKNOWN, GONE = "of other features", "served from a state that is not known", "of table versions no longer kept"
+AWAY = "served while the online store could not be read"
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,8 @@ def _comparable(stores: Stores, plan: DatasetPlan, since: int, counts: Counter[s
             counts["found"] += 1
             if prediction.definition != plan.features:
                 counts[OTHER] += 1
+            elif prediction.degraded:
+                counts[AWAY] += 1
             elif prediction.applied is None and not prediction.in_step:
                 counts[UNKNOWN] += 1
             else:
@@ -137,7 +140,7 @@ def _reveals(tables: Tables, plan: DatasetPlan, versions: Mapping[str, int]) -> 
     found = {}
     for source in plan.sources:
         try:
-            found[source.name] = tables.read(reveals_table(source.name), version=versions.get(source.name))
+            found[source.name] = read_source(tables, source, version=versions.get(source.name))
         except DataError as error:
             if source.name in versions:
                 raise _Gone from error

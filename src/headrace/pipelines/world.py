@@ -38,8 +38,7 @@ class World:
         """
         history = History.build(plan.rows, truth[plan.rows.name].table, NEVER)
         anchor, offset = plan.at.terms[0]
-        last = np.append(history.starts[1:], len(history)) - 1
-        t = as_words(history.cells(anchor))[last] + offset
+        t = as_words(history.cells(anchor))[history.lasts] + offset
         known = rows_at(history, history.version_at(t))
         ids = known[plan.rows.id_columns[0].name].combine_chunks()
         order = np.lexsort((pc.rank(ids, tiebreaker="dense").to_numpy(), t))

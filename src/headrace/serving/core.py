@@ -15,7 +15,7 @@ from headrace.features.plan import DatasetPlan
 from headrace.features.record import FeatureVector
 from headrace.serving.definition import Endpoint, Threshold
 from headrace.serving.log import PredictionLog
-from headrace.serving.record import CACHED, ERROR, FALLBACK
+from headrace.serving.record import CACHED, DEGRADED, ERROR, FALLBACK
 from headrace.serving.router import Router, Variant
 
 Get = Callable[[bytes], bytes | None]
@@ -55,7 +55,8 @@ class Core:
     """Answer predictions one at a time; an instance serves one thread.
 
     The row holds the rows source's values in the order of its columns. Each call reads the online store through `get`, one
-    snapshot's, at its own `t`, and logs what it answered.
+    snapshot's, at its own `t`, and logs what it answered. Without a `get`, since the store cannot be read, it answers as the
+    endpoint's `on_missing` says, and the answer is marked so.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Core:
         self.calls = 0
         self._cache: dict[tuple[Any, ...], tuple[int, float]] = {}
 
-    def predict(self, row: Sequence[Any], t: int, get: Get) -> Answer:
+    def predict(self, row: Sequence[Any], t: int, get: Get | None) -> Answer:
         """Answer one row at the moment `t` (microseconds UTC).
 
         Raises:
@@ -93,8 +94,13 @@ class Core:
         routes = self.router.routes
         unit = "" if self.unit is None or not routes.share else str(row[self.unit])
         chosen, variant = routes.choose(unit)
-        shadows = [(v.version, self._try(v, vector)) for v in routes.others(chosen)]
-        score, flags = self._score(chosen, vector, request, t)
+        fresh = get is not None
+        if fresh or self.endpoint.on_missing != "fallback":
+            shadows = [(v.version, self._try(v, vector)) for v in routes.others(chosen)]
+            score, flags = self._score(chosen, vector, request, t, fresh=fresh)
+        else:
+            shadows, score, flags = [], None, 0
+        flags |= 0 if fresh else DEGRADED
         if score is None:
             score, variant, flags = self._stand_in(chosen, routes.champion, shadows, flags)
         decision = None if self.threshold is None else self.threshold.decide(score)
@@ -122,7 +128,7 @@ class Core:
         return encode_key([row[p] for p in self.ids]) or b""
 
     def _score(
-        self, chosen: Variant | None, vector: FeatureVector, request: Sequence[Any], t: int
+        self, chosen: Variant | None, vector: FeatureVector, request: Sequence[Any], t: int, *, fresh: bool
     ) -> tuple[float | None, int]:
         """Return the chosen variant's score, from the cache while an equal request is young enough; None if it failed."""
         if chosen is None:
@@ -133,7 +139,7 @@ class Core:
             if held is not None and 0 <= t - held[0] <= self.endpoint.cache:
                 return held[1], CACHED
         score = self._try(chosen, vector)
-        if score is not None and self.endpoint.cache is not None:
+        if score is not None and self.endpoint.cache is not None and fresh:
             if len(self._cache) >= CACHE_ENTRIES:
                 self._cache.clear()
             self._cache[key] = (t, score)

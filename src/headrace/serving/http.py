@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from headrace.core.errors import ConfigurationError, DataError, HeadraceError, Unavailable
 from headrace.core.version import __version__
 from headrace.serving.core import Answer
-from headrace.serving.record import CACHED, FALLBACK, MODELLED
+from headrace.serving.record import CACHED, DEGRADED, FALLBACK, MODELLED
 from headrace.serving.signature import stated
 
 Message = MutableMapping[str, Any]
@@ -100,6 +100,11 @@ class Metrics:
             "headrace_predictions",
             "Answered rows by version and variant",
             ["version", "variant"],
+            registry=self.registry,
+        )
+        self.degraded = Counter(
+            "headrace_degraded_predictions",
+            "Rows answered while the online store could not be read",
             registry=self.registry,
         )
         self.refused = Counter("headrace_refused_rows", "Rows refused by their signature", registry=self.registry)
@@ -271,6 +276,9 @@ class App:
         status = {"fallback": bool(one.flags & FALLBACK), "cached": bool(one.flags & CACHED)}
         if one.flags & MODELLED:
             status["modelled"] = True
+        if one.flags & DEGRADED:
+            self.metrics.degraded.inc()
+            status["degraded"] = True
         return {
             "prediction_id": one.id,
             "score": one.score,

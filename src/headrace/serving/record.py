@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Any
 
-FALLBACK, ERROR, CACHED, MODELLED = 1, 2, 4, 8
+FALLBACK, ERROR, CACHED, MODELLED, DEGRADED = 1, 2, 4, 8, 16
 EXCLUDED_FROM_DIGEST = ("latency_us",)
 FRAME = Struct("<III")
 # number, t, score, codes of version, variant and threshold, decision (2: none), flags, sizes of row id, words, statuses
@@ -52,7 +52,7 @@ class Prediction:
         version: the version that routing chose; "" if none was there.
         variant: champion, candidate, or fallback.
         threshold: the threshold's version.
-        flags: FALLBACK, ERROR, CACHED, MODELLED.
+        flags: FALLBACK, ERROR, CACHED, MODELLED, DEGRADED (the online store could not be read).
         shadows: what other versions would have said.
         latency_us: how long it took, microseconds.
         definition: names the features' meaning; "" if the log does not tell.
@@ -82,6 +82,11 @@ class Prediction:
     def fallback(self) -> bool:
         """Tell whether no model answered."""
         return bool(self.flags & FALLBACK)
+
+    @property
+    def degraded(self) -> bool:
+        """Tell whether stored features were missing or stale, since the online store could not be read."""
+        return bool(self.flags & DEGRADED)
 
 
 def prediction_id(segment: int, number: int) -> str:

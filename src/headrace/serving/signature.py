@@ -72,7 +72,7 @@ class Signature:
         value = _typed(column, given)
         pattern = self.patterns.get(column.name)
         outside = (column.ge is not None and value < column.ge) or (column.le is not None and value > column.le)
-        foreign = column.isin is not None and value not in column.isin
+        foreign = column.allowed is not None and value not in column.allowed
         if outside or foreign or (pattern is not None and not pattern.fullmatch(value)):
             shown = "a value that is not shown" if column.pii else f"{value!r:.80}"
             raise DataError(f"{column.name} is out of its range", got=shown, expected=str(_range(column)))
@@ -81,7 +81,7 @@ class Signature:
 
 def _range(column: Column[Any]) -> dict[str, Any]:
     """Return the bounds that a column declares, by name; a bound of 0 is one."""
-    isin = None if column.isin is None else list(column.isin)
+    isin = None if column.allowed is None else list(column.allowed)
     bounds = {"ge": column.ge, "le": column.le, "matches": column.matches, "isin": isin}
     return {name: bound for name, bound in bounds.items() if bound is not None}
 

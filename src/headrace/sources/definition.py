@@ -6,18 +6,20 @@ import inspect
 import sys
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from headrace.core.errors import DefinitionError, UnknownColumn, did_you_mean
-from headrace.core.expressions import Column, Expr, Moment, columns_of
+from headrace.core.expressions import Column, Expr, Moment, Shift, columns_of
 from headrace.core.identity import content_hash
 from headrace.core.location import user_frame, user_location
-from headrace.core.time import Instant
+from headrace.core.time import Instant, duration, zone_of
 
+MOST_COLUMNS = 62  # a reveal says in the bits of a positive int64 which columns it states
 RESERVED = ("_row_id", "_arrival", "_stated", "_content")  # the columns of reveals, see `sources.record`
+History = Literal["scd2", "snapshots"]
 DTYPES: dict[Any, str] = {str: "str", int: "int", float: "float", bool: "bool", Instant: "instant", date: "date"}
 
 
@@ -53,7 +55,7 @@ def column(
         ge=ge,
         le=le,
         matches=matches,
-        isin=allowed,
+        allowed=allowed,
         allow_nan=allow_nan,
         state=state,
         pii=pii,
@@ -83,6 +85,31 @@ def event_time(*, name: str | None = None, description: str | None = None) -> An
     return Column(role="event_time", renamed=name, description=description)
 
 
+def event_date(
+    *, tz: str, known_after: str | None = None, name: str | None = None, description: str | None = None
+) -> Any:
+    """Declare the local date of the row's event, in an IANA zone.
+
+    A day's values are known `known_after` (a duration) its end, unless the source or a column says another `known_at`.
+
+    Raises:
+        DefinitionError: no such zone, or no duration.
+    """
+    zone_of(tz)
+    after = 0 if known_after is None else duration(known_after)
+    return Column(role="event_time", renamed=name, description=description, zone=tz, known_after=after)
+
+
+def valid_from(*, name: str | None = None) -> Any:
+    """Declare from when the row of a slowly changing table holds (`history="scd2"`)."""
+    return Column(role="event_time", renamed=name)
+
+
+def valid_to(*, name: str | None = None) -> Any:
+    """Declare until when the row of a slowly changing table holds; null while it does."""
+    return Column(role="valid_to", renamed=name)
+
+
 @dataclass(frozen=True)
 class SourceDefinition:
     """Hold what a source class said, checked; every later stage reads this and not the class."""
@@ -94,6 +121,8 @@ class SourceDefinition:
     default_known_at: Expr[Any]
     checks: Any
     location: str
+    history: History | None = None
+    held: Any = field(default=None, compare=False, repr=False)  # the rows of an inferred source, see `sources.infer`
 
     @cached_property
     def index(self) -> dict[Column[Any], int]:
@@ -106,11 +135,17 @@ class SourceDefinition:
         return {column.name: column for column in self.columns}
 
     @cached_property
+    def ends(self) -> Column[Any] | None:
+        """Return the column that says until when a row of a slowly changing table holds, if there is one."""
+        return next((c for c in self.columns if c.role == "valid_to"), None)
+
+    @cached_property
     def moments(self) -> dict[Column[Any], Moment]:
         """Return the moment at which each column's value is known.
 
         Its own `known_at`, else, for a column named in some `known_at`, its own value moved by the smallest offset it
-        is named with (whoever knows the moment knows the column), else the source's `known_at`, else the event time.
+        is named with (whoever knows the moment knows the column), else the source's `known_at`, else the event time. The
+        end of a row of a slowly changing table is known when it comes.
         """
         named: dict[Column[Any], int] = {}
         spoken = [c.known_at for c in self.columns if c.known_at is not None]
@@ -121,8 +156,8 @@ class SourceDefinition:
         for c in self.columns:
             if c.known_at is not None:
                 found[c] = Moment.of(c.known_at)
-            elif c in named:
-                found[c] = Moment(((c, named[c]),))
+            elif c in named or c.role == "valid_to":
+                found[c] = Moment(((c, named.get(c, 0)),))
             else:
                 found[c] = Moment.of(self.default_known_at)
         return found
@@ -131,6 +166,13 @@ class SourceDefinition:
     def hash(self) -> str:
         """Return the content hash of the source's schema and moments."""
         return content_hash([self.name, [describe(c) | {"known": str(self.moments[c])} for c in self.columns]])
+
+    def meaning(self, read: Iterable[Expr[Any]]) -> list[Any]:
+        """Return what expressions read of the source, for hashes: a column that none reads may come or change."""
+        named = {self.time, *(c for expr in read for c in columns_of(expr) if c in self.index)}
+        told = named | {c for column in named for c, _ in self.moments[column].terms}
+        columns = [describe(c) | {"known": str(self.moments[c])} for c in self.columns if c in told]
+        return [self.name, [c.name for c in self.id_columns], columns]
 
     def find(self, name: str, where: str | None = None) -> Column[Any]:
         """Return a column by name.
@@ -153,8 +195,9 @@ def describe(column: Column[Any]) -> dict[str, Any]:
     """Return a column as plain JSON values, for hashes, manifests and pages."""
     fields = {"name": column.name, "type": column.dtype, "nullable": column.nullable, "role": column.role}
     rest = {k: getattr(column, k) for k in ("unit", "ge", "le", "matches", "state", "allow_nan", "pii", "description")}
-    isin = None if column.isin is None else list(column.isin)
-    return fields | {k: v for k, v in {**rest, "isin": isin}.items() if v is not None and v is not False}
+    rest["isin"] = None if column.allowed is None else list(column.allowed)
+    rest |= {"zone": column.zone, "references": None if column.references is None else str(column.references)}
+    return fields | {k: v for k, v in rest.items() if v is not None and v is not False}
 
 
 class SourceMeta(type):
@@ -194,12 +237,18 @@ class Source(metaclass=SourceMeta):
     known_at: ClassVar[Any] = None
     checks: ClassVar[Any] = None
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, *, history: History | None = None, abstract: bool = False) -> None:
+        if abstract:
+            return
         location = user_location()
         columns, composite = _collect(cls, location)
         time = _only(columns, "event_time", cls, location)
+        if history is not None:
+            _remember(cls, history, columns, location)
         known = cls.__dict__.get("known_at")
-        ids = composite or (_only(columns, "row_id", cls, location),)
+        if known is None and time.zone is not None and time.known_after:
+            known = Shift(time, time.known_after)
+        ids = composite or _row_id_of(columns, time, cls, location)
         cls.__definition__ = SourceDefinition(
             name=cls.__name__,
             columns=columns,
@@ -208,6 +257,7 @@ class Source(metaclass=SourceMeta):
             default_known_at=time if known is None else known,
             checks=cls.__dict__.get("checks"),
             location=location,
+            history=history,
         )
         _check(cls.__definition__)
 
@@ -268,6 +318,33 @@ def _collect(cls: type[Source], location: str) -> tuple[tuple[Column[Any], ...],
     return tuple(columns), composite
 
 
+def _row_id_of(
+    columns: tuple[Column[Any], ...], time: Column[Any], cls: type[Source], location: str
+) -> tuple[Column[Any], ...]:
+    """Return the columns that name a row where no composite id is declared: the row id, else entities and event time."""
+    entities = tuple(c for c in columns if c.role == "entity" and not c.nullable)
+    if entities and not any(c.role == "row_id" for c in columns):
+        return (*entities, time)
+    return (_only(columns, "row_id", cls, location),)
+
+
+def _remember(cls: type[Source], history: str, columns: tuple[Column[Any], ...], location: str) -> None:
+    """Make a slowly changing table's columns values that hold until replaced."""
+    if history not in ("scd2", "snapshots"):
+        raise DefinitionError(
+            f"{cls.__name__}: unknown history", where=location, got=history, expected='"scd2" or "snapshots"'
+        )
+    if (history == "scd2") is not any(c.role == "valid_to" for c in columns):
+        raise DefinitionError(
+            f"{cls.__name__}: rows that end need a valid_to, others have none",
+            where=location,
+            got=f'history="{history}", {[c.name for c in columns if c.role == "valid_to"]}',
+            expected='history="scd2" with one column = hr.valid_to()',
+        )
+    for c in columns:
+        c.state = c.role in ("column", "entity", "foreign_key")
+
+
 def _annotations(cls: type[Source]) -> dict[str, Any]:
     """Return the class's own annotations, evaluated where the class was written."""
     frame = user_frame()
@@ -313,7 +390,14 @@ def _only(columns: tuple[Column[Any], ...], role: str, cls: type[Source], locati
 
 
 def _check(definition: SourceDefinition) -> None:
-    """Refuse moments that name other sources, non-instants or circles, and ids that may be null."""
+    """Refuse moments that name other sources, non-instants or circles, ids that may be null, and too many columns."""
+    if len(definition.columns) > MOST_COLUMNS:
+        raise DefinitionError(
+            f"{definition.name} has more columns than a source can have",
+            where=definition.location,
+            got=len(definition.columns),
+            expected=f"at most {MOST_COLUMNS}; undeclared columns of the data are passed over",
+        )
     for c in definition.id_columns:
         if c not in definition.index or c.nullable:
             raise DefinitionError(

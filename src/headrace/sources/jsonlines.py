@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -14,42 +13,72 @@ from headrace.core.expressions import Column
 from headrace.sources.values import arrow_type, typed_value
 
 LINE = "(line)"  # what a refusal names where the line is no object
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+SHOWN_LINE = 10_000  # characters of a line that is none which are kept
 
 
 @dataclass(frozen=True, eq=False)
 class JsonRows:
-    """Hold the lines of a file: each an object ({} where it is none), and the texts of lines that are none, by row."""
+    """Hold some lines of a file: each an object ({} where it is none), and the texts of lines that are none, by row."""
 
     rows: Sequence[Mapping[str, Any]]
     broken: Mapping[int, str]
 
-    def names(self) -> list[str]:
-        """Return every name that some line has, in the order in which they come first."""
-        return list(dict.fromkeys(name for row in self.rows for name in row))
 
+def iter_json_lines(stream: Any, *, bytes_at_a_time: int, names: Collection[str] = ()) -> Iterator[JsonRows]:
+    """Read an open stream of UTF-8 in pieces of about `bytes_at_a_time`; blank lines are passed over.
 
-def read_json_lines(path: Path) -> JsonRows:
-    """Read a file, compressed ones by their suffix (.gz, .bz2, .zst, .lz4); blank lines are passed over.
+    A line that has one of `names` twice is no object: which value holds is anybody's guess.
 
     Raises:
-        OSError, pyarrow.ArrowException: the file cannot be read or is cut off.
+        OSError, pyarrow.ArrowException: the stream cannot be read or is cut off.
+        ValueError: a line is longer than `bytes_at_a_time`.
     """
+    quoted = [orjson.dumps(name) for name in names]
+    rest, first = b"", True
+    while piece := stream.read(bytes_at_a_time):
+        lines = (rest + piece).split(b"\n")
+        if first:
+            lines[0], first = lines[0].removeprefix(BYTE_ORDER_MARK), False
+        rest = lines.pop()
+        if len(rest) > bytes_at_a_time:
+            raise ValueError(f"a line longer than [limits] read_bytes = {bytes_at_a_time}")
+        yield _rows(lines, quoted)
+    if rest.strip():
+        yield _rows([rest], quoted)
+
+
+def _rows(lines: Sequence[bytes], quoted: Sequence[bytes]) -> JsonRows:
     rows: list[Mapping[str, Any]] = []
     broken: dict[int, str] = {}
-    with pa.input_stream(path) as stream:
-        content: bytes = stream.read()
-    for line in content.splitlines():
+    for line in lines:
         if not line.strip():
             continue
         try:
             found = orjson.loads(line)
         except orjson.JSONDecodeError:
             found = None
-        if not isinstance(found, dict):
-            broken[len(rows)] = line.decode("utf-8", "replace")
+        if not isinstance(found, dict) or _doubled(line, quoted):
+            broken[len(rows)] = line[: 4 * SHOWN_LINE].decode("utf-8", "replace")[:SHOWN_LINE]
             found = {}
         rows.append(found)
     return JsonRows(rows, broken)
+
+
+def _doubled(line: bytes, quoted: Sequence[bytes]) -> bool:
+    """Tell whether an object has one of some names twice; its text is read again only where that may be."""
+    if b"\\u" not in line and all(line.count(name) < 2 for name in quoted):
+        return False
+    import json
+
+    twice: list[str] = []
+
+    def keep(pairs: list[tuple[str, Any]]) -> None:
+        names = [name for name, _ in pairs]
+        twice[:] = [name for name in names if names.count(name) > 1]
+
+    json.loads(line, object_pairs_hook=keep)
+    return any(orjson.dumps(name) in quoted for name in twice)  # the outermost object is told last
 
 
 def cells_of(column: Column[Any], values: Sequence[Any], zone: str | None) -> tuple[pa.Array, dict[int, str]]:
@@ -61,5 +90,5 @@ def cells_of(column: Column[Any], values: Sequence[Any], zone: str | None) -> tu
             try:
                 found[row] = typed_value(column, raw, zone)
             except ValueError:
-                misread[row] = raw if isinstance(raw, str) else orjson.dumps(raw).decode()
+                misread[row] = raw if isinstance(raw, str) else orjson.dumps(raw, default=str).decode()
     return pa.array(found, arrow_type(column.dtype)), misread

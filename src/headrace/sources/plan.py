@@ -17,6 +17,7 @@ from headrace.sources.content import cell_words, content_column, content_of
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, STATED, Reveal, RevealBatch
 from headrace.sources.values import arrow_type
+from headrace.sources.zones import ends_of_days
 
 if TYPE_CHECKING:
     import numpy as np
@@ -225,7 +226,8 @@ def moments_on(moment: Moment, table: pa.Table) -> tuple[Ints, NDArray[np.bool_]
     for column, offset in moment.terms:
         values = table[column.name].combine_chunks()
         known &= values.is_valid().to_numpy(zero_copy_only=False)
-        latest = np.maximum(latest, pc.fill_null(values, 0).to_numpy(zero_copy_only=False) + offset)
+        instants = pc.fill_null(values, 0).to_numpy(zero_copy_only=False)
+        latest = np.maximum(latest, (ends_of_days(instants, column.zone) if column.zone else instants) + offset)
     return np.where(known, latest, 0), known
 
 

@@ -1,29 +1,22 @@
-"""Ingest: files and events in, reveals out; rows that cannot be revealed are refused with reason, payload, position."""
+"""Ingest: rows in, reveals out; rows that cannot be revealed are refused with reason, payload, position."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 import pyarrow as pa
 
-from headrace.core.errors import DataError
-from headrace.core.location import shown
-from headrace.core.settings import LimitSettings, Settings, SourceSettings
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.jsonlines import LINE
-from headrace.sources.plan import expand, reveal_of, reveal_schema
-from headrace.sources.readers import Extract, find_files, read_file
+from headrace.sources.plan import reveal_schema
+from headrace.sources.readers import Extract
 from headrace.sources.record import ARRIVAL, Reveal, RevealBatch
-from headrace.sources.values import EventReader, placing_columns, plain, refusal_schema, unplaced
-from headrace.storage.streams.protocol import Message, Streams
-
-SHOWN_PAYLOAD = 10_000  # characters of an undecodable event that are kept
+from headrace.sources.values import placing_columns, plain, refusal_schema, unplaced
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +25,7 @@ class Load:
 
     `rows` counts both kinds. `observed` tells whether arrivals were observed or assumed from moments and lag. `extra`
     names the data's undeclared columns; `ambiguous` and `nonexistent` count local times without a single instant.
+    `times` are the event times of a stream's events, in the order in which they were read.
     """
 
     batch: RevealBatch
@@ -41,6 +35,7 @@ class Load:
     extra: tuple[str, ...] = ()
     ambiguous: int = 0
     nonexistent: int = 0
+    times: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,40 +47,8 @@ class Delivery:
     batch: RevealBatch
 
 
-def load(definition: SourceDefinition, settings: Settings, folder: Path) -> Load:
-    """Read a source's files, as settings say; relative paths start from `folder`.
-
-    Raises:
-        ConfigurationError: settings do not say where the rows lie.
-        SchemaChanged: a declared column is missing, of another type, or there twice.
-        DataError: no file, or one that cannot be read.
-    """
-    where = settings.source(definition.name)
-    files = find_files(definition, where, folder)
-    extracts = [read_file(definition, where, file) for file in files]
-    parts = [place(definition, extract, shown(str(file))) for extract, file in zip(extracts, files, strict=True)]
-    observed = {ARRIVAL in table.column_names for table, _ in parts}
-    if len(observed) > 1:
-        raise DataError(
-            f"{definition.name}: some files have arrivals and some have none",
-            where=f"[sources.{definition.name}] path",
-            got=[f"{len(files)} files"],
-            expected=f"the column {where.arrival or ARRIVAL} in every file, or in none",
-            next_step="give the two kinds of files a source each, or write the column everywhere",
-        )
-    return Load(
-        expand(definition, pa.concat_tables([table for table, _ in parts]), lag=where.lag),
-        pa.concat_tables([refused for _, refused in parts]),
-        sum(extract.table.num_rows for extract in extracts),
-        observed.pop(),
-        tuple(dict.fromkeys(name for extract in extracts for name in extract.extra)),
-        sum(extract.ambiguous for extract in extracts),
-        sum(extract.nonexistent for extract in extracts),
-    )
-
-
 def place(definition: SourceDefinition, extract: Extract, where: str) -> tuple[pa.Table, pa.Table]:
-    """Part the rows that can be revealed from those that cannot: a misread cell, or no id, or no place in time."""
+    """Part the rows that can be revealed from those that cannot: a misread cell, no id, no place in time, or no row."""
     table = extract.table
     placing = [(n, i) for n, i in placing_columns(definition) if n in table.column_names]
     bad = np.zeros(table.num_rows, bool)
@@ -93,65 +56,16 @@ def place(definition: SourceDefinition, extract: Extract, where: str) -> tuple[p
     for name, _ in placing:
         bad |= table[name].is_null().to_numpy()
     rows = np.flatnonzero(bad)
-    refused = []
+    refused = [_refused(f"{where}, row {n}", [why], {LINE: text}) for n, (why, text) in extract.broken.items()]
     for row, values in zip(rows.tolist(), table.take(pa.array(rows)).to_pylist(), strict=True):
         texts = dict(extract.misread.get(row, {}))
         problems = [_misreading(definition, name, text) for name, text in texts.items()]
         checked = tuple(p for p in placing if p[0] not in texts and LINE not in texts)
         nulls = unplaced(checked, values | texts)
-        refused.append(_refused(f"{where}, row {row + 1}", problems + nulls, _shown(definition, values) | texts))
+        number, payload = int(extract.numbers[row]), _shown(definition, values) | texts
+        told = _refused(f"{where}, row {number}", problems + nulls, payload)
+        refused.append(told | {"arrival": values.get(ARRIVAL)})
     return table.filter(pa.array(~bad)), pa.Table.from_pylist(refused, refusal_schema())
-
-
-def load_events(
-    definition: SourceDefinition,
-    messages: Iterable[Message],
-    *,
-    settings: SourceSettings | None = None,
-    limits: LimitSettings | None = None,
-    where: str = "stream",
-) -> Load:
-    """Read JSON events of a stream; they arrived when the log's writer stamped them, whatever they say themselves.
-
-    An event is one object with a row's id and any of its columns. What is no such object is refused, never raised:
-    one bad event must not hold up the good ones.
-    """
-    settings = settings or SourceSettings()
-    reader = EventReader(definition, zone=settings.zone, columns=settings.columns)
-    largest = (limits or LimitSettings()).event_bytes
-    reveals: list[Reveal] = []
-    refused = []
-    rows = 0
-    for message in messages:
-        rows += 1
-        event, problems = _decode(message.data, largest)
-        values: dict[str, Any] = {}
-        if not problems:
-            values, problems = reader.read(event)
-        if problems:
-            payload = event or {"undecodable": message.data[:SHOWN_PAYLOAD].decode("utf-8", "replace")}
-            refused.append(_refused(f"{where}, position {message.position}", problems, payload))
-        else:
-            reveals += reveal_of(definition, values | {ARRIVAL: message.arrival})
-    return Load(batch_of(definition, reveals), pa.Table.from_pylist(refused, refusal_schema()), rows, observed=True)
-
-
-def load_stream(
-    definition: SourceDefinition, streams: Streams, settings: Settings, *, position: int, limit: int = 1_000
-) -> tuple[Load, int]:
-    """Read at most `limit` events of a source's stream from `position` on; return them and the position after them.
-
-    The position belongs into the transaction that applies the events: then none is lost or applied twice.
-
-    Raises:
-        DataError: the position was dropped from the stream.
-        BackendError: the stream cannot be read.
-    """
-    where = settings.sources.get(definition.name, SourceSettings())
-    name = where.stream or definition.name
-    messages = streams.read(name, position, limit)
-    found = load_events(definition, messages, settings=where, limits=settings.limits, where=f"stream {name}")
-    return found, messages[-1].position + 1 if messages else position
 
 
 def batch_of(definition: SourceDefinition, reveals: Sequence[Reveal]) -> RevealBatch:
@@ -182,21 +96,15 @@ def iter_deliveries(batch: RevealBatch, period: int) -> Iterator[Delivery]:
             yield Delivery(begin, begin + period, RevealBatch(batch.source, batch.table.slice(start, end - start)))
 
 
-def _decode(data: bytes, largest: int) -> tuple[dict[str, Any], list[str]]:
-    if len(data) > largest:
-        return {}, [f"{len(data)} bytes, more than [limits] event_bytes = {largest}"]
-    try:
-        event = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        return {}, [f"not JSON: {error}"]
-    if not isinstance(event, dict):
-        return {}, [f"expected an object, got {type(event).__name__}"]
-    return event, []
-
-
-def _refused(position: str, problems: Sequence[str], payload: Mapping[str, Any]) -> dict[str, str]:
-    text = orjson.dumps(payload, default=str).decode()
-    return {"position": position, "reason": "; ".join(problems), "payload": text}
+def _refused(position: str, problems: Sequence[str], payload: Mapping[str, Any]) -> dict[str, Any]:
+    text = orjson.dumps(payload, default=str)
+    return {
+        "position": position,
+        "reason": "; ".join(problems),
+        "payload": text.decode(),
+        "raw": text,
+        "format": "cells",
+    }
 
 
 def _shown(definition: SourceDefinition, values: Mapping[str, Any]) -> dict[str, Any]:

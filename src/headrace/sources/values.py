@@ -155,7 +155,14 @@ def plain(column: Column[Any], value: Any) -> Any:
 
 
 def refusal_schema() -> pa.Schema:
-    """Return the Arrow schema of rows refused before they could become reveals: position, reason, payload (JSON)."""
+    """Return the Arrow schema of rows refused before they could become reveals.
+
+    `position` says where the row stood, `payload` shows it as JSON, `raw` is what was received, in the `format` of a
+    stream's codec ("cells": a file's row as JSON). `partition`, `offset` (a number as text), `row` (in a payload of many)
+    and `arrival` (microseconds UTC) are null for files.
+    """
     import pyarrow as pa
 
-    return pa.schema([(POSITION, pa.string()), (REASON, pa.string()), (PAYLOAD, pa.string())])
+    texts = [(name, pa.string()) for name in (POSITION, REASON, PAYLOAD)]
+    where = [("partition", pa.int64()), ("offset", pa.string()), ("row", pa.int64()), ("arrival", pa.int64())]
+    return pa.schema([*texts, ("raw", pa.binary()), ("format", pa.string()), *where])

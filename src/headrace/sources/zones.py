@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.core.time import HOUR, zone_of
+from headrace.core.time import HOUR, civil_time, end_of_day, zone_of
 
 LOCAL_EPOCH = datetime(1970, 1, 1)
 MICROSECOND = timedelta(microseconds=1)
@@ -52,6 +52,28 @@ def localise(local: NDArray[np.int64], zone: str) -> Localised:
         ambiguous += first > second
         nonexistent += first < second
     return Localised(local - shift, ambiguous, nonexistent)
+
+
+def civil_times(instants: NDArray[np.int64], zone: str) -> NDArray[np.int64]:
+    """Return what clocks show in a zone at instants, as `core.time.civil_time` of each."""
+    hours, place = np.unique(instants // HOUR, return_inverse=True)
+    ends = np.array([[_ahead(at, zone) for at in (h * HOUR, h * HOUR + HOUR - 1)] for h in hours.tolist()], np.int64)
+    found: NDArray[np.int64] = instants + ends.reshape(-1, 2)[place, 0]
+    # Only hours in which a rule changes are looked at value by value: two a year.
+    for i in np.flatnonzero((ends[:, 0] != ends[:, 1])[place] if len(ends) else place).tolist():
+        found[i] = civil_time(int(instants[i]), zone)
+    return found
+
+
+def ends_of_days(days: NDArray[np.int64], zone: str) -> NDArray[np.int64]:
+    """Return the instants at which local days are over, as `core.time.end_of_day` of each."""
+    distinct, place = np.unique(days, return_inverse=True)
+    ends: NDArray[np.int64] = np.array([end_of_day(day, zone) for day in distinct.tolist()], np.int64)[place]
+    return ends
+
+
+def _ahead(instant: int, zone: str) -> int:
+    return civil_time(instant, zone) - instant
 
 
 def offset(rules: ZoneInfo, local: int, fold: int) -> int:

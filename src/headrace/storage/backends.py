@@ -22,6 +22,18 @@ EMBEDDED: dict[Shape, dict[str, str]] = {
     "ledger": {"sqlite": "headrace.storage.ledger.sqlite:SqliteLedger"},
     "streams": {"log": "headrace.storage.streams.log:LogStreams"},
 }
+SERVERS: dict[Shape, dict[str, str]] = {
+    "keyvalue": {
+        "redis": "headrace.storage.keyvalue.redis:RedisKeyValue",
+        "rediss": "headrace.storage.keyvalue.redis:tls_redis",
+        "dynamodb": "headrace.storage.keyvalue.dynamodb:DynamoKeyValue",
+    },
+    "streams": {
+        "kafka": "headrace.storage.streams.kafka:KafkaStreams",
+        "redis": "headrace.storage.streams.redis:RedisStreams",
+        "rediss": "headrace.storage.streams.redis:SecureRedisStreams",
+    },
+}
 EXTRAS: dict[Shape, dict[str, str]] = {
     "tables": {"s3": "s3"},
     "blobs": {"s3": "s3"},
@@ -49,9 +61,9 @@ def resolve(shape: Shape, url: str) -> tuple[Callable[..., Any], str]:
         )
     scheme = match["scheme"]
     plugin = _plugin(shape, scheme)
-    if scheme in EMBEDDED[shape]:
-        module, _, name = EMBEDDED[shape][scheme].partition(":")
-        factory = getattr(importlib.import_module(module), name)
+    own = _own(shape, scheme)
+    if own is not None:
+        factory = _load(shape, scheme, own)
     elif plugin is not None:
         factory = plugin.load()
     else:
@@ -60,26 +72,43 @@ def resolve(shape: Shape, url: str) -> tuple[Callable[..., Any], str]:
 
 
 def schemes(shape: Shape) -> Sequence[str]:
-    """Return the schemes that are installed for a shape: the embedded ones and those of other packages."""
-    return sorted({*EMBEDDED[shape], *(point.name for point in entry_points(group=f"headrace.{shape}"))})
+    """Return the schemes of a shape: the embedded ones, those of servers, and those of other packages."""
+    plugins = (point.name for point in entry_points(group=f"headrace.{shape}"))
+    return sorted({*EMBEDDED[shape], *SERVERS.get(shape, {}), *plugins})
+
+
+def _own(shape: Shape, scheme: str) -> str | None:
+    """Return `module:name` of a backend of Headrace itself."""
+    return EMBEDDED[shape].get(scheme) or SERVERS.get(shape, {}).get(scheme)
+
+
+def _load(shape: Shape, scheme: str, path: str) -> Callable[..., Any]:
+    """Import a backend of Headrace itself.
+
+    Raises:
+        MissingExtra: the library that it needs is not installed.
+    """
+    module, _, name = path.partition(":")
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if scheme not in EXTRAS[shape] or (error.name or "").startswith("headrace"):
+            raise
+        raise _missing(shape, scheme, f"no module {error.name}", "the library that it needs") from error
+    return found
 
 
 def _plugin(shape: Shape, scheme: str) -> EntryPoint | None:
-    """Look a scheme up among installed packages; the embedded ones never pay for the scan."""
-    if scheme in EMBEDDED[shape]:
+    """Look a scheme up among installed packages; Headrace's own never pay for the scan."""
+    if _own(shape, scheme) is not None:
         return None
     return next(iter(entry_points(group=f"headrace.{shape}", name=scheme)), None)
 
 
 def _unknown(shape: Shape, scheme: str) -> BadUrl | MissingExtra:
-    extra = EXTRAS[shape].get(scheme)
-    if extra is not None:
-        return MissingExtra(
-            f"{scheme} is not installed as a {shape} backend",
-            where="[stores]",
-            got=f"{scheme}:",
-            expected=f"a package that provides the entry point headrace.{shape}: {scheme}",
-            next_step=f'pip install "headrace[{extra}]"',
+    if scheme in EXTRAS[shape]:
+        return _missing(
+            shape, scheme, f"{scheme}:", f"a package that provides the entry point headrace.{shape}: {scheme}"
         )
     known = [*schemes(shape), *EXTRAS[shape]]
     return BadUrl(
@@ -88,6 +117,16 @@ def _unknown(shape: Shape, scheme: str) -> BadUrl | MissingExtra:
         got=f"{scheme}:",
         expected=", ".join(sorted(known)),
         next_step=did_you_mean(scheme, known),
+    )
+
+
+def _missing(shape: Shape, scheme: str, got: str, expected: str) -> MissingExtra:
+    return MissingExtra(
+        f"{scheme} is not installed as a {shape} backend",
+        where="[stores]",
+        got=got,
+        expected=expected,
+        next_step=f'pip install "headrace[{EXTRAS[shape][scheme]}]"',
     )
 
 

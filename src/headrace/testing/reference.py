@@ -1,19 +1,23 @@
 """Compute features the slow and obvious way: the definition of time and arithmetic, against which all else is tested.
 
 Everything is recomputed for each question from the raw log of reveals, with `fractions` for exact arithmetic. Nothing is
-shared with the code under test but the definitions themselves.
+shared with the code under test but the definitions themselves, and the functions of single values in expressions beyond
+comparison, logic and arithmetic, which tests of their own hold against DuckDB.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import Any
+from zoneinfo import ZoneInfo
 
-from headrace.core.expressions import COMPARE, Binary, Column, Expr, Literal, Shift, Unary
-from headrace.core.identity import row_hash
-from headrace.features.plan import DatasetPlan, LanePlan
+from headrace.core.expressions import COMPARE, Binary, Column, Expr, Shift, Unary, columns_of, per_row
+from headrace.core.identity import row_hash, text_id
+from headrace.features.lane_plan import LanePlan
+from headrace.features.plan import DatasetPlan
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import Reveal
 
@@ -39,15 +43,15 @@ def value_of(expr: Expr[Any], cells: Cells) -> Any:
     """Evaluate an expression on one row; what was never stated is null."""
     if isinstance(expr, Column):
         return cells[expr][2] if expr in cells else None
-    if isinstance(expr, Literal):
-        return expr.value
     if isinstance(expr, Shift):
         inner = value_of(expr.value, cells)
         return None if inner is None else inner + expr.offset
-    if isinstance(expr, Unary):
+    if isinstance(expr, Unary) and expr.op in ("not", "is_null"):
         inner = value_of(expr.value, cells)
         return (inner is None) if expr.op == "is_null" else (None if inner is None else not inner)
-    assert isinstance(expr, Binary)
+    if not isinstance(expr, Binary) or expr.op not in (*COMPARE, "&", "|", "/", "+", "-", "*"):
+        columns = columns_of(expr)
+        return per_row(expr, {c: i for i, c in enumerate(columns)})([value_of(c, cells) for c in columns])
     left, right = value_of(expr.left, cells), value_of(expr.right, cells)
     if expr.op in "&|":
         decisive = expr.op == "|"
@@ -63,55 +67,101 @@ def value_of(expr: Expr[Any], cells: Cells) -> Any:
     )
 
 
-def lane_features(lane: LanePlan, log: Log, key: tuple[Any, ...], t: int) -> list[Any]:
-    """Return a lane's outputs for one key at `t`."""
-    if None in key:
-        return [None] * len(lane.outputs)
+def instant_of(column: Column[Any], value: Any) -> int | None:
+    """Return the instant that a value stands for: a day of a zone stands for the midnight at which it ends."""
+    if value is None or column.zone is None:
+        return None if value is None else int(value)
+    midnight = datetime(1970, 1, 1) + timedelta(microseconds=value) + timedelta(days=1)
+    moment = midnight.replace(tzinfo=ZoneInfo(column.zone)) - datetime(1970, 1, 1, tzinfo=UTC)
+    return moment // timedelta(microseconds=1)
+
+
+def civil(t: int, zone: str | None) -> int:
+    """Return what clocks show at an instant, as microseconds since 1970-01-01 00:00 local."""
+    if zone is None:
+        return t
+    shown = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=t)
+    return (shown.astimezone(ZoneInfo(zone)).replace(tzinfo=None) - datetime(1970, 1, 1)) // timedelta(microseconds=1)
+
+
+Event = tuple[tuple[int, int, int], list[Any]]
+
+
+def lane_events(lane: LanePlan, log: Log, key: tuple[Any, ...], t: int) -> list[Event]:
+    """Return a lane's events of one key that are visible at `t`, each with where it stands, arrival and tie, in order."""
     events = []
     for row_id, cells in rows_at(lane.source, log, t).items():
-        instants = [
-            cells[c][2] + offset if c in cells and cells[c][2] is not None else None for c, offset in lane.moment.terms
-        ]
-        if None in instants or tuple(value_of(c, cells) for c in lane.entity) != key:
+        known = [instant_of(c, value_of(c, cells)) for c, _ in lane.moment.terms]
+        if None in known or tuple(value_of(c, cells) for c in lane.entity) != key:
             continue
         if lane.where is not None and not value_of(lane.where, cells):
             continue
-        moment = max(i for i in instants if i is not None)
-        if moment < t or (lane.lane.state and moment == t):
-            arrival = max(cells[c][0] for c in lane.reads if c in cells)
-            tie = row_hash(b"R" + lane.source.name.encode() + b"\0" + row_id)
-            events.append(((moment, arrival, tie), [value_of(v, cells) for v in lane.values]))
-    events.sort(key=lambda e: e[0])
-    found = [aggregate(o, lane, events, t) for o in lane.outputs]
+        moment = max(i + offset for i, (_, offset) in zip(known, lane.moment.terms, strict=True) if i is not None)
+        if not (moment < t or (lane.lane.state and moment == t)):
+            continue
+        stands: int | None = moment
+        if lane.on is not None:
+            column, offset = lane.on.terms[0]
+            value = value_of(column, cells)
+            shown = None if value is None else value + offset
+            stands = shown if shown is None or column.dtype == "date" else civil(shown, lane.zone)
+        if stands is None:
+            continue
+        arrival = max(cells[c][0] for c in lane.reads if c in cells)
+        tie = row_hash(b"R" + lane.source.name.encode() + b"\0" + row_id)
+        events.append(((stands, arrival, tie), [value_of(v, cells) for v in lane.values]))
+    return sorted(events, key=lambda e: e[0])
+
+
+def lane_features(lane: LanePlan, log: Log, key: tuple[Any, ...], t: int, at: int | None = None) -> list[Any]:
+    """Return a lane's outputs for one key as known at `t`; windows reach back from `at`, from `t` unless said."""
+    if None in key:
+        return [None] * len(lane.outputs)
+    events, back = lane_events(lane, log, key, t), civil(t if at is None else at, lane.zone)
+    found = [aggregate(o, lane, i, events, t, back) for i, o in enumerate(lane.outputs)]
     for i, ((feature, _), column) in enumerate(zip(lane.features, lane.columns, strict=True)):
         if found[i] is None and feature.fill is not None:
             found[i] = float(feature.fill) if column.dtype == "float" else int(feature.fill)
     return found
 
 
-def aggregate(output: Any, lane: LanePlan, events: list[tuple[tuple[int, int, int], list[Any]]], t: int) -> Any:
+def aggregate(output: Any, lane: LanePlan, place: int, events: list[Event], t: int, back: int) -> Any:
     """Return one output over a lane's visible events, which are in order; None is null."""
-    edge = t + 1 if lane.lane.state else t
     if output.window is not None:
-        events = [e for e in events if e[0][0] >= edge - output.window]
+        end = back - output.offset + lane.lane.state
+        begin = end - output.window
+        if output.hop:
+            begin = begin // output.hop * output.hop
+        events = [e for e in events if begin <= e[0][0] < end]
     if output.column is None:
         return len(events)
     if output.aggregate == "latest":
-        kept = [(e[0][0], e[1][output.column]) for e in events if lane.lane.state or e[1][output.column] is not None]
-        stale = not kept or (output.parameter is not None and t - kept[-1][0] > output.parameter)
-        return None if stale else kept[-1][1]
-    return summarize(
-        output.aggregate, [e[1][output.column] for e in events if e[1][output.column] is not None], output.parameter
-    )
+        kept = [e for e in events if lane.lane.state or e[1][output.column] is not None]
+        stale = not kept or (output.parameter is not None and t - kept[-1][0][0] > output.parameter)
+        ends = None if stale or output.until is None else kept[-1][1][output.until]
+        return None if stale or (ends is not None and ends <= t) else kept[-1][1][output.column]
+    values = [e[1][output.column] for e in events if e[1][output.column] is not None]
+    if output.aggregate == "fold":
+        fold = lane.features[place][0].aggregate.fold
+        assert fold is not None
+        return fold.function(values) if values else None
+    return summarize(output.aggregate, values, output.parameter)
 
 
 def summarize(kind: str, values: list[Any], parameter: float | None) -> Any:
     """Aggregate values exactly and round once."""
     n = len(values)
-    if kind == "count":
-        return n
+    if kind in ("count", "distinct"):
+        return n if kind == "count" else len(set(values))
     if n == 0:
         return None
+    if kind in ("last", "first"):
+        k = int(parameter or 0)
+        return None if k > n else values[-k] if kind == "last" else values[k - 1]
+    if kind == "mode":
+        most = max(values.count(v) for v in values)
+        found = [v for v in values if values.count(v) == most]
+        return min(found, key=text_id) if isinstance(values[0], str) else min(found) + type(found[0])(0)
     if kind in ("min", "max", "quantile"):
         ordered = sorted(values, key=lambda v: (v, math.copysign(1, v)) if isinstance(v, float) else v)
         place = {"min": 0, "max": n - 1}.get(kind)

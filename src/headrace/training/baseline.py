@@ -48,7 +48,8 @@ class Linear:
 
     def fit(self, part: Part) -> Linear:
         """Learn from the newest `ROWS` rows, which keeps the baseline a matter of seconds."""
-        self.pipeline.fit(finite(part.X.numpy()[-ROWS:]), part.y[-ROWS:])
+        weights = {f"{self.pipeline.steps[-1][0]}__sample_weight": part.weight[-ROWS:]}
+        self.pipeline.fit(finite(part.X.numpy()[-ROWS:]), part.y[-ROWS:], **weights)
         return self
 
     def score(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -67,5 +68,5 @@ def finite(matrix: NDArray[np.float32]) -> NDArray[np.float64]:
 def train_baseline(kind: Kind, baseline: Baseline, part: Part, categorical: tuple[int, ...]) -> Prior | Linear:
     """Return a baseline that was fitted on the training part."""
     if baseline == "prior":
-        return Prior(float(np.mean(part.y)))
+        return Prior(float(np.average(part.y, weights=part.weight)))
     return Linear(kind, categorical, part.X.shape[1]).fit(part)

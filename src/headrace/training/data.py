@@ -52,12 +52,16 @@ class Frame(np.ndarray[tuple[int, ...], np.dtype[np.float32]]):
 
 @dataclass(frozen=True)
 class Part:
-    """Hold one part of a split: features `X`, labels `y`, the rows' places in the training set and their moments."""
+    """Hold one part of a split: features `X`, labels `y`, the rows' places in the training set and their moments.
+
+    `weight` says for how many rows each stands: 1, and more where the dataset keeps a sample.
+    """
 
     X: Frame
     y: NDArray[Any]
     rows: NDArray[np.int64]
     t: NDArray[np.int64]
+    weight: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.y)

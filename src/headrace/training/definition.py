@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 from headrace.core.errors import DefinitionError
 from headrace.core.location import user_location
 from headrace.core.time import duration
-from headrace.features.definition import Dataset
+from headrace.features.dataset import Dataset
 from headrace.models.definition import Model
 from headrace.training.data import TrainingData
 

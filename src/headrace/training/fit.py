@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from headrace.core.time import Clock, Instant, SystemClock
-from headrace.features.definition import Dataset
+from headrace.features.dataset import Dataset
 from headrace.models.definition import Model, model
 from headrace.training.data import Frame, TrainingData
 from headrace.training.definition import Baseline, ByTime, Params, Training, by_time

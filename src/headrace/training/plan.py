@@ -12,6 +12,7 @@ from headrace.core.errors import DataError
 from headrace.core.expressions import type_of
 from headrace.core.identity import content_hash, function_source
 from headrace.core.time import Instant, format_duration, rough_duration
+from headrace.features.dataset import WindowLabel
 from headrace.training.definition import ByTime, Training
 
 Rows = NDArray[np.int64]
@@ -52,7 +53,9 @@ class Split:
 
 def kind_of(training: Training) -> Kind:
     """Tell from the label's type whether yes or no is predicted, or a number."""
-    return "classification" if type_of(training.dataset.label) == "bool" else "regression"
+    label = training.dataset.label
+    boolean = label.boolean if isinstance(label, WindowLabel) else type_of(label) == "bool"
+    return "classification" if boolean else "regression"
 
 
 def definition_hash(training: Training, dataset_hash: str) -> str:
@@ -80,6 +83,14 @@ def split_rows(
     Raises:
         DataError: a part has too few rows, or a classification's part lacks one of the classes.
     """
+    if label.ndim > 1:
+        raise DataError(
+            "a training takes one label",
+            where=where or "training",
+            got=f"{label.shape[1]} labels to a row",
+            expected="a label of one window",
+            next_step='give the group\'s part: label=Next.units["7d"]',
+        )
     embargo = mature if split.embargo is None else split.embargo
     order = np.argsort(t, kind="stable")
     fitted = order[~np.isnan(label[order])]

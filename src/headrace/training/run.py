@@ -165,9 +165,9 @@ class _Job:
             status="finished",
             split=split.facts(),
             params=chosen,
-            metrics={name: metrics_of(self.kind, part.y, servable.score(part.X)) for name, part in judged.items()},
+            metrics={name: metrics_of(self.kind, part, servable.score(part.X)) for name, part in judged.items()},
             baseline={"kind": self.training.baseline}
-            | {name: metrics_of(self.kind, part.y, baseline.score(part.X.numpy())) for name, part in judged.items()},
+            | {name: metrics_of(self.kind, part, baseline.score(part.X.numpy())) for name, part in judged.items()},
             importance=importance(servable.score, data.valid, self.kind, np.random.default_rng(self.seed)),
             warnings=leak_warnings(data.train, self.kind),
             trials=[{"number": t.number, "params": dict(t.params), "value": t.value} for t in done],
@@ -231,7 +231,7 @@ class _Job:
         """Return the metric by which a search judges a fitted model."""
         with bounded(self.threads):
             scores = reference_scores(model.estimator, part.X.numpy())
-        value = SCORES[metric](Rows(np.asarray(part.y, np.float64), scores))
+        value = SCORES[metric](rows_of(part, scores))
         if value is None or not np.isfinite(value):
             raise self.failed(f"{metric} of a trial is {value} on {len(part)} validation rows", None)
         return value
@@ -278,16 +278,23 @@ class _Best:
 def training_data(training_set: TrainingSet, split: Split, encoder: Encoder, kind: Kind) -> TrainingData:
     """Return the encoded parts of a split; labels are int64 0 and 1, or float64."""
     parts = {}
+    weight = training_set.weight if training_set.weight is not None else np.ones(len(training_set))
     for name, rows in split.parts().items():
         table = training_set.features.take(rows)
         frame = Frame.build(encoder.encode(table), encoder.names, encoder.categorical, table)
         label = training_set.label[rows]
         y = label.astype(np.int64) if kind == "classification" else label
-        parts[name] = Part(frame, y, rows, training_set.t[rows])
+        parts[name] = Part(frame, y, rows, training_set.t[rows], weight[rows])
     return TrainingData(**parts, columns=encoder.names, categorical=encoder.categorical)
 
 
-def metrics_of(kind: Kind, label: NDArray[Any], scores: NDArray[np.float64]) -> dict[str, float | None]:
+def rows_of(part: Part, scores: NDArray[np.float64]) -> Rows:
+    """Return a part's labels beside scores, weighed where the rows are a sample."""
+    weights = part.weight if (part.weight != 1.0).any() else None
+    return Rows(np.asarray(part.y, np.float64), scores, weights)
+
+
+def metrics_of(kind: Kind, part: Part, scores: NDArray[np.float64]) -> dict[str, float | None]:
     """Return the usual metrics of scores; None where one is undefined."""
-    rows = Rows(np.asarray(label, np.float64), scores)
+    rows = rows_of(part, scores)
     return {name: SCORES[name](rows) for name in METRICS[kind]}

@@ -91,7 +91,7 @@ def foreign_key(column: Column[Any], target: Column[Any]) -> ForeignKey: ...
 def foreign_key(column: Column[Any], target: Column[Any] | None = None) -> Any:
     """Declare a column that refers to another source's, or, with two columns, demand that every reference is found."""
     if target is None:
-        return Column(role="foreign_key", parts=(), known_at=None)
+        return Column(role="foreign_key", references=column)
     return ForeignKey(column, target)
 
 

@@ -173,8 +173,8 @@ def _rules(column: Column[Any], place: int) -> list[Rule]:
         found += _declared_bounds(column, place)
     if column.matches is not None:
         found.append(_pattern(column, place, column.matches))
-    if column.isin is not None:
-        found.append(_membership(column, place, column.isin))
+    if column.allowed is not None:
+        found.append(_membership(column, place, column.allowed))
     return found
 
 

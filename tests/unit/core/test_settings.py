@@ -95,7 +95,7 @@ def test_secrets_are_in_no_repr(tmp_path: Path) -> None:
         (
             '[sources.F]\nlag = "soon"\nformat = "xml"',
             "a setting does not fit (and 1 more)\n  where:    …/headrace.toml: sources.F.format\n"
-            "  expected: Input should be 'parquet', 'csv' or 'jsonl'",
+            "  expected: Input should be 'parquet', 'csv', 'jsonl' or 'delta'",
         ),
         (
             '[limits]\nevent_bytes = "0B"',

@@ -10,7 +10,8 @@ import pytest
 import headrace as hr
 from headrace.core.errors import DefinitionError, HeadraceError, LeakageError, SchemaConflict, UnknownColumn
 from headrace.core.time import DAY, HOUR
-from headrace.features.plan import plan_dataset, plan_group
+from headrace.features.lane_plan import plan_group
+from headrace.features.plan import plan_dataset
 from headrace.features.windows import ValueType
 
 

@@ -169,3 +169,24 @@ def test_a_backfill_never_overwrites_what_a_stream_applied_meanwhile(store: KeyV
     as_offline(store, [*before, *later], newest + HOUR)
     backfill(store, PLAN.groups, newest, lambda: {"Readings": table}, lambda done, total: None)
     as_offline(store, [*before, *later], newest + HOUR)
+
+
+@pytest.mark.parametrize("rows", [3, 60, 700])
+def test_a_filled_group_holds_the_bytes_that_the_stream_would_have_left(rows: int) -> None:
+    """So a correction finds its row's old event, whoever put it there."""
+    found = [r for r in reveals() if int(r.values[0][1:]) < rows]
+    table, newest = batch_of(SOURCE, found).table, max(r.arrival for r in found)
+    held: list[list[tuple[bytes, bytes]]] = []
+    for filled in (True, False):
+        with open_keyvalue("memory:", databases=[DATABASE]) as opened:
+            path = StreamPath([PLAN])
+            if filled:
+                assert backfill(opened, PLAN.groups, newest, lambda: {"Readings": table}, lambda done, total: None) == 2
+            else:
+                living = {(r.row_id, r.places): r for r in found}
+                with opened.write() as transaction:
+                    for reveal in sorted(living.values(), key=lambda r: (r.values[1], r.arrival)):
+                        path.apply(transaction.access(DATABASE), "Readings", reveal)
+            with opened.read() as snapshot:
+                held.append([row for letter in (b"L", b"T") for row in snapshot.items(DATABASE, letter)])
+    assert held[0] == held[1]

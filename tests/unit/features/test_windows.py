@@ -344,7 +344,7 @@ def test_a_lost_block_is_named() -> None:
 
 
 MISTAKES: dict[str, tuple[Lane, Output]] = {
-    "unknown aggregate": (Lane((FLOAT,), (5,)), Output(0, "mode", 5, None)),
+    "unknown aggregate": (Lane((FLOAT,), (5,)), Output(0, "median", 5, None)),
     "unknown column": (Lane((FLOAT,), (5,)), Output(1, "sum", 5, None)),
     "unknown window": (Lane((FLOAT,), (5,)), Output(0, "sum", 6, None)),
     "no window": (Lane((FLOAT,), (5,)), Output(0, "sum", None, None)),
@@ -395,7 +395,7 @@ def test_offline_an_event_counts_from_its_arrival_until_it_is_superseded(method:
     lane = Lane((FLOAT,), (100,), keep=100)
     events = table([(0, 10, 30, 60, 1, 1.0), (0, 10, 60, NEVER, 1, 8.0), (1, 0, 0, NEVER, 2, 4.0)])
     t = np.array([29, 30, 59, 60, 110, 111, 30], np.int64)
-    words, status = scan(lane, [Output(0, "sum", 100, None)], events, np.array([0] * 6 + [1]), t, method=method)
+    words, status, _ = scan(lane, [Output(0, "sum", 100, None)], events, np.array([0] * 6 + [1]), t, method=method)
     assert words.view(np.float64)[:, 0][status[:, 0] == 0].tolist() == [1.0, 1.0, 8.0, 8.0, 4.0]
     assert status[:, 0].tolist() == [STATUS_NULL, 0, 0, 0, 0, STATUS_NULL, 0]
 
@@ -406,7 +406,7 @@ def test_offline_infinities_and_nan_leave_with_their_window(method: Any, odd: fl
     lane, outputs = Lane((FLOAT,), (2,)), [Output(0, a, 2, None) for a in ("sum", "stddev", "max")]
     events = table([(0, i, i, NEVER, i, v) for i, v in enumerate([1.0, odd, 3.0, 5.0, 9.0])])
     t = np.array([2, 3, 4, 5])
-    words, _ = scan(lane, outputs, events, np.zeros(4, np.int64), t, method=method)
+    words, _, _ = scan(lane, outputs, events, np.zeros(4, np.int64), t, method=method)
     found = words.view(np.float64)
     assert [math.isfinite(v) for v in found[:, 0]] == [False, False, True, True]
     assert found[2:].tolist() == [[8.0, math.sqrt(2), 5.0], [14.0, math.sqrt(8), 9.0]]
@@ -419,7 +419,7 @@ def test_offline_extremes_that_are_superseded_are_gone(method: Any) -> None:
     rows = [(0, i, i, NEVER, i, float(abs(i - 500))) for i in range(1000)]
     rows[500], rows[0] = (0, 500, 500, 1100, 500, -9.0), (0, 0, 0, 1200, 0, 999.0)
     t = np.array([1099, 1100, 1199, 1200])
-    words, _ = scan(lane, outputs, table(rows), np.zeros(4, np.int64), t, method=method)
+    words, _, _ = scan(lane, outputs, table(rows), np.zeros(4, np.int64), t, method=method)
     assert words.view(np.float64).tolist() == [[-9.0, 999.0], [1.0, 999.0], [1.0, 999.0], [1.0, 499.0]]
 
 
@@ -428,16 +428,18 @@ def test_offline_unknown_keys_and_empty_tables_count_nothing(method: Any) -> Non
     lane, outputs = Lane((FLOAT,), (100,), keep=100), [Output(0, "count", 100, None), Output(0, "latest", None, 5)]
     for events in (table([]), table([(3, 10, 10, NEVER, 1, 1.0), (-1, 10, 10, NEVER, 1, 1.0)])):
         keys, t = np.array([-1, 0, 2, 99, 3]), np.array([50, 50, 50, 50, 5])
-        words, status = scan(lane, outputs, events, keys, t, method=method)
+        words, status, _ = scan(lane, outputs, events, keys, t, method=method)
         assert words[:, 0].tolist() == [0] * 5
         assert status.tolist() == [[STATUS_OK, STATUS_NULL]] * 5
-    words, status = scan(lane, outputs, table([(0, 1, 1, NEVER, 1, 1.0)]), np.array([0]), np.array([50]), method=method)
+    words, status, _ = scan(
+        lane, outputs, table([(0, 1, 1, NEVER, 1, 1.0)]), np.array([0]), np.array([50]), method=method
+    )
     assert status.tolist() == [[STATUS_OK, STATUS_EXPIRED]]
-    assert scan(lane, outputs, table([]), np.zeros(0, np.int64), np.zeros(0, np.int64), method=method)[0].shape == (
+    assert scan(lane, outputs, table([]), np.zeros(0, np.int64), np.zeros(0, np.int64), method=method).words.shape == (
         0,
         2,
     )
-    assert scan(lane, [], table([]), keys, t, method=method)[0].shape == (5, 0)
+    assert scan(lane, [], table([]), keys, t, method=method).words.shape == (5, 0)
 
 
 @pytest.mark.parametrize("method", ["plain", "sweep"])
@@ -450,7 +452,7 @@ def test_sixty_four_columns_have_sixty_four_nulls(method: Any) -> None:
     two = np.arange(2)
     words = np.where(np.array(nulls), 0, 5)
     events = LaneEvents(np.zeros(2, np.int64), two, two, np.full(2, NEVER), two, words, np.array(nulls))
-    found, _ = scan(lane, outputs, events, np.array([0]), np.array([5]), method=method)
+    found, _, _ = scan(lane, outputs, events, np.array([0]), np.array([5]), method=method)
     assert found.tolist() == [[5, 10, 5]]
 
 

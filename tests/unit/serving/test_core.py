@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
-from headrace.core.errors import DataError, Unavailable, UserCodeError
+from headrace.core.errors import DataError, DefinitionError, Unavailable, UserCodeError
 from headrace.core.identity import encode_key
 from headrace.core.time import HOUR
 from headrace.serving.definition import Endpoint, Threshold
 from headrace.serving.log import find
-from headrace.serving.record import CACHED, ERROR, FALLBACK, Shadow
+from headrace.serving.record import CACHED, DEGRADED, ERROR, FALLBACK, Shadow
 from headrace.serving.router import Routes, Variant
 
 Make = Callable[..., Any]
@@ -152,3 +152,28 @@ def test_a_replaced_route_is_used_by_the_next_row(bench: Make, constant: Make) -
     made = bench(Routes(constant("m/v1", 0.4)))
     made.router.routes = Routes(Variant("m/v9", constant("m/v9", 0.8).scorer))
     assert (made.ask().version, made.ask().score) == ("m/v9", 0.8)
+
+
+def test_without_the_online_store_the_model_answers_with_nothing_stored_and_is_marked(
+    bench: Make, constant: Make
+) -> None:
+    made = bench(Routes(constant("m/v1", 0.4)), endpoint=Endpoint(on_missing="default", cache="1h"))
+    answer = made.core.predict(made.signature.decode(made.row), 0, None)
+    assert (answer.score, answer.variant, answer.flags) == (0.4, "champion", DEGRADED)
+    assert made.ask(t=1).flags == 0  # a degraded score is not kept for equal requests
+
+
+def test_without_the_online_store_a_fallback_answers_instead_of_the_model(bench: Make, constant: Make) -> None:
+    made = bench(Routes(constant("m/v1", 0.4), shadows=(constant("m/v2", 0.5),)), endpoint=Endpoint(fallback=0.2))
+    answer = made.core.predict(made.signature.decode(made.row), 0, None)
+    assert (answer.score, answer.variant, answer.version) == (0.2, "fallback", "m/v1")
+    assert (answer.flags, answer.shadows) == (DEGRADED | FALLBACK, ())
+
+
+def test_an_endpoint_says_what_it_cannot_do_while_features_are_missing() -> None:
+    with pytest.raises(DefinitionError, match="cannot do that") as caught:
+        Endpoint(on_missing="defualt")  # type: ignore[arg-type]
+    assert caught.value.next_step == "did you mean default?"
+    with pytest.raises(DefinitionError, match="without a fallback"):
+        Endpoint(on_missing="fallback")
+    assert (Endpoint().on_missing, Endpoint(fallback=0.0).on_missing) == ("fail", "fallback")

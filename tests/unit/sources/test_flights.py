@@ -19,8 +19,9 @@ import pytest
 
 from headrace.core.settings import load_settings
 from headrace.core.time import DAY, Instant
+from headrace.sources.batch import load
 from headrace.sources.definition import definition_of
-from headrace.sources.run import Load, iter_deliveries, load
+from headrace.sources.run import Load, iter_deliveries
 from headrace.validation.run import KnownKeys, Validator
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "flights"

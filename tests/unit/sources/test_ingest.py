@@ -12,10 +12,10 @@ import pytest
 from headrace.core.errors import ConfigurationError, DataError
 from headrace.core.expressions import Column
 from headrace.core.settings import LimitSettings, Settings, SourceSettings
-from headrace.core.time import HOUR, MINUTE, Instant, VirtualClock
+from headrace.core.time import HOUR, MINUTE, Instant
+from headrace.sources.batch import load
 from headrace.sources.definition import Source, column, definition_of, event_time, row_id
-from headrace.sources.run import load, load_events, load_stream
-from headrace.storage.streams.log import LogStreams
+from headrace.sources.events import Events
 from headrace.storage.streams.protocol import Message
 
 
@@ -67,8 +67,10 @@ def test_rows_that_cannot_be_revealed_are_refused(tmp_path: Path) -> None:
 
 
 def test_files_with_and_without_arrivals_do_not_mix(tmp_path: Path) -> None:
-    (tmp_path / "1.csv").write_text("order,placed,paid,amount\n")
-    (tmp_path / "2.csv").write_text("order,placed,paid,amount,_arrival\n")
+    (tmp_path / "1.csv").write_text("order,placed,paid,amount\na,2013-07-01T12:00:00Z,,\n")
+    (tmp_path / "2.csv").write_text(
+        "order,placed,paid,amount,_arrival\nb,2013-07-01T12:00:00Z,,,2013-07-01T12:00:00Z\n"
+    )
     with pytest.raises(DataError, match="some files have arrivals and some have none"):
         load(ORDERS, settings(path="*.csv"), tmp_path)
 
@@ -82,7 +84,7 @@ def test_a_source_without_settings_is_named(tmp_path: Path) -> None:
 def test_events_are_read_one_by_one_and_bad_ones_refused() -> None:
     bad = [b"{", b"[1]", orjson.dumps({"amount": 1}), orjson.dumps(FULL | {"paid": 1.5}), b'"' + b"x" * 200 + b'"']
     messages = [Message(9 - i, 7, data) for i, data in enumerate([*bad, orjson.dumps(FULL)])]
-    found = load_events(ORDERS, messages, limits=LimitSettings(event_bytes=200))
+    found = Events(ORDERS, limits=LimitSettings(event_bytes=200)).load(messages)
     stated = {(r.arrival, r.values) for r in found.batch.reveals()}
     assert stated == {(7, ("a", NOON)), (7, ("a", NOON + HOUR, 5.0))}
     reasons = found.refused["reason"].to_pylist()
@@ -93,20 +95,6 @@ def test_events_are_read_one_by_one_and_bad_ones_refused() -> None:
         "paid: expected instant, got float 1.5",
         "202 bytes, more than [limits] event_bytes = 200",
     ]
-    assert found.refused["position"].to_pylist() == [f"stream, position {n}" for n in (9, 8, 7, 6, 5)]
+    assert found.refused["position"].to_pylist() == [f"stream, partition 0, position {n}" for n in (9, 8, 7, 6, 5)]
+    assert found.refused["raw"].to_pylist() == bad
     assert (found.rows, found.observed) == (6, True)
-
-
-def test_a_stream_is_read_from_a_position_with_the_logs_arrival(tmp_path: Path) -> None:
-    clock = VirtualClock(NOON)
-    with LogStreams(str(tmp_path / "streams"), clock=clock) as streams:
-        streams.append("Orders", [orjson.dumps(FULL | {"order": name, "_arrival": 1}) for name in "ab"])
-        clock.advance_to(NOON + HOUR)
-        streams.append("Orders", [orjson.dumps({"order": "a", "amount": 6.5})])
-        first, position = load_stream(ORDERS, streams, Settings(), position=0, limit=2)
-        assert {r.arrival for r in first.batch.reveals()} == {NOON}
-        assert position == 2
-        second, position = load_stream(ORDERS, streams, Settings(), position=position)
-        assert [(r.arrival, r.values) for r in second.batch.reveals()] == [(NOON + HOUR, ("a", 6.5))]
-        nothing, position = load_stream(ORDERS, streams, Settings(), position=position)
-        assert (len(nothing.batch), position) == (0, 3)

@@ -42,10 +42,7 @@ def test_a_typo_is_named() -> None:
 @pytest.mark.parametrize(
     ("shape", "url", "extra"),
     [
-        ("keyvalue", "redis://localhost:6379/0", "redis"),
-        ("keyvalue", "dynamodb:table", "dynamodb"),
         ("ledger", "postgresql://u:secret@h/db", "postgres"),
-        ("streams", "kafka://broker", "kafka"),
         ("tables", "s3://bucket", "s3"),
         ("blobs", "s3://bucket", "s3"),
     ],
@@ -57,7 +54,44 @@ def test_a_missing_extra_says_how_to_install_it_and_keeps_secrets(shape: Any, ur
     assert "secret" not in str(caught.value)
 
 
-HEAVY = ("sqlalchemy", "alembic", "lmdb", "deltalake", "pyarrow", "numpy")
+@pytest.mark.parametrize(
+    ("url", "extra", "library"),
+    [
+        ("redis://u:secret@h", "redis", "redis"),
+        ("rediss://u:secret@h", "redis", "redis"),
+        ("dynamodb:table", "dynamodb", "boto3"),
+    ],
+)
+def test_a_missing_library_says_how_to_install_it(url: str, extra: str, library: str) -> None:
+    probe = f"""
+import sys
+sys.modules[{library!r}] = None
+from headrace.core.errors import MissingExtra
+from headrace.storage.keyvalue import open_keyvalue
+try:
+    open_keyvalue({url!r}, databases=["state"])
+except MissingExtra as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f'  next:     pip install "headrace[{extra}]"'
+    assert "secret" not in done.stdout
+
+
+@pytest.mark.parametrize(("url", "library"), [("kafka://h:1", "confluent_kafka"), ("redis://:secret@h/0", "redis")])
+def test_a_backend_of_ours_without_its_library_says_so_too(
+    url: str, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = url.partition(":")[0]
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.delitem(sys.modules, f"headrace.storage.streams.{extra}", raising=False)
+    with pytest.raises(MissingExtra) as caught:
+        resolve("streams", url)
+    assert caught.value.next_step == f'pip install "headrace[{extra}]"'
+    assert "secret" not in str(caught.value)
+
+
+HEAVY = ("redis", "boto3", "confluent_kafka", "sqlalchemy", "alembic", "lmdb", "deltalake", "pyarrow", "numpy")
 
 
 @pytest.mark.parametrize(

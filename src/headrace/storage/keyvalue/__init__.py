@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from headrace.storage.backends import resolve
@@ -16,9 +17,12 @@ __all__ = [
     "Snapshot",
     "Transaction",
     "drop_keyvalue",
+    "drop_rows",
     "examine_keyvalue",
     "open_keyvalue",
 ]
+
+DROPPED_AT_ONCE = 10_000  # rows to a commit
 
 
 def open_keyvalue(url: str, *, databases: Sequence[str], read_only: bool = False, **settings: Any) -> KeyValue:
@@ -74,7 +78,17 @@ def drop_keyvalue(url: str, databases: Sequence[str]) -> None:
     if drop is not None:
         drop(location)
         return
-    with open_keyvalue(url, databases=databases) as store, store.write() as transaction:
+    with open_keyvalue(url, databases=databases) as store:
         for database in databases:
-            for key in [key for key, _ in transaction.items(database)]:
+            drop_rows(store, database)
+
+
+def drop_rows(store: KeyValue, database: str, prefix: bytes = b"") -> None:
+    """Delete the rows whose key begins with a prefix, in several commits."""
+    more = True
+    while more:
+        with store.write() as transaction:
+            keys = [key for key, _ in islice(transaction.items(database, prefix), DROPPED_AT_ONCE)]
+            for key in keys:
                 transaction.delete(database, key)
+            more = len(keys) == DROPPED_AT_ONCE

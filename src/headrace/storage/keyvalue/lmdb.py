@@ -39,6 +39,7 @@ SPARE_PAGES = re.compile(
     r"header mp_pages (?P<held>\d+) != OVPAGES\(\d+\)=(?P<needed>\d+)"
     r"|walked (?P<walked>\d+) overflow pages, record says (?P<recorded>\d+)"
 )
+CAPABILITIES = Capabilities(snapshot=True, transactions=True, durable=True, processes=True)
 DAMAGE = (
     lmdb.CorruptedError,
     lmdb.InvalidError,
@@ -98,7 +99,7 @@ class LmdbKeyValue:
     @property
     def capabilities(self) -> Capabilities:
         """Return what this backend can do."""
-        return Capabilities(snapshot=True, transactions=True, durable=True, processes=True)
+        return CAPABILITIES
 
     def read(self) -> _LmdbRead:
         """Open a snapshot for the length of a `with` block."""

@@ -23,6 +23,7 @@ from headrace.storage.keyvalue.protocol import (
 WHERE = "memory:"
 WAIT_SECONDS = 5.0
 
+CAPABILITIES = Capabilities(snapshot=True, transactions=True, durable=False, processes=False)
 Rows = dict[bytes, bytes]
 
 
@@ -44,7 +45,7 @@ class MemoryKeyValue:
     @property
     def capabilities(self) -> Capabilities:
         """Return what this backend can do."""
-        return Capabilities(snapshot=True, transactions=True, durable=False, processes=False)
+        return CAPABILITIES
 
     def read(self) -> _MemoryRead:
         """Open a snapshot for the length of a `with` block."""

@@ -2,7 +2,9 @@
 
 Promises, each checked by `headrace.testing.keyvalue.KeyValueContract`:
 
-- `read()` sees one moment: what is written afterwards is not visible in it.
+- `read()` sees one moment: what is written afterwards is not visible in it. Where `snapshot` is False, each `get` and
+  `get_many` sees one moment, never part of a transaction, and a later call an equal or a later moment; `items` and `count`
+  may walk in pages, and see rows of one transaction apart.
 - `write()` applies all of its changes or, when its body raises, none. It sees its own changes. One writer at a time;
   the next waits.
 - A commit that returned survives the death of this process. After a crash of the machine the newest commits may be
@@ -53,12 +55,15 @@ class Capabilities:
         transactions: one `write()` applies as a whole.
         durable: data outlives the process.
         processes: other processes of the host can open it at the same time.
+        remote: it is reached over a network: other hosts can open it too, and each call costs a round trip, so ask for
+            many keys at once. Inside a transaction what was read or written once is there without another round trip.
     """
 
     snapshot: bool
     transactions: bool
     durable: bool
     processes: bool
+    remote: bool = False
 
 
 class Snapshot(Protocol):
@@ -113,7 +118,8 @@ class KeyValue(Protocol):
         """Open a snapshot for the length of a `with` block.
 
         Raises:
-            Unavailable: the store is closed or all reader slots are taken.
+            Unavailable: the store is closed, all reader slots are taken, or (also in each call inside) the server
+                cannot be reached in time.
             Corrupt: the bytes are no store.
         """
         ...
@@ -125,6 +131,7 @@ class KeyValue(Protocol):
             DataError: a key is empty or too long.
             Unavailable: the store is closed or read-only, the disk is full, or room ran out inside the transaction; in
                 the last case room was added and the same transaction will succeed when it is run again.
+            Conflict: another writer took over, since this one had not been heard of for too long; nothing was written.
             Corrupt: the bytes are no store.
         """
         ...

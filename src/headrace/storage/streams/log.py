@@ -7,7 +7,7 @@ import os
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +18,19 @@ from headrace.core.errors import DataError, Unavailable
 from headrace.core.failpoints import reach
 from headrace.core.time import Clock
 from headrace.storage.paths import inside, private_folder, sync_folder, write_all, write_atomically
-from headrace.storage.streams.protocol import Appended, Bounds, Capabilities, Message
+from headrace.storage.streams.protocol import (
+    EARLIEST,
+    READ_BYTES,
+    Appended,
+    Bounds,
+    Capabilities,
+    Cursor,
+    Everything,
+    Membership,
+    Message,
+    ensure_small,
+    not_kept,
+)
 from headrace.storage.streams.segment import (
     SEGMENT_HEADER,
     Frame,
@@ -30,17 +42,14 @@ from headrace.storage.streams.segment import (
 )
 
 SEGMENT_BYTES = 64 << 20
-MAX_RECORD_BYTES = 16 << 20
-MAX_BATCH_BYTES = 64 << 20
 REMEMBERED_POSITIONS = 64
-EARLIEST = -(2**63)
 SUFFIX = ".log"
 LOCK = "lock"
 EMPTIED = b"{}"
 
 
 class LogStreams:
-    """Implement the store in a folder; writers of different streams do not meet.
+    """Implement the store in a folder, every stream with one partition; writers of different streams do not meet.
 
     Args:
         location: the folder.
@@ -60,48 +69,61 @@ class LogStreams:
     @property
     def capabilities(self) -> Capabilities:
         """Return what this backend can do."""
-        return Capabilities(several_hosts=False)
+        return Capabilities(
+            several_hosts=False, one_writer=True, whole_batches=True, counted=True, distances=True, drops=True
+        )
 
-    def append(self, stream: str, records: Sequence[bytes]) -> Appended:
+    def append(
+        self, stream: str, records: Sequence[bytes], *, keys: Sequence[bytes] | None = None
+    ) -> dict[int, Appended]:
         """Write a batch, creating the stream where there is none."""
-        _ensure_small(stream, records)
+        ensure_small(stream, records)
         with self._writer(stream) as writer:
-            return writer.append(records, int(self._clock.now()))
+            return {0: writer.append(records, int(self._clock.now()))}
 
-    def read(self, stream: str, position: int, limit: int = 1_000) -> list[Message]:
-        """Return the records from `position` on, at most `limit`; none at or beyond the end."""
+    def read(
+        self, stream: str, cursors: Mapping[int, Cursor], limit: int = 1_000, size: int = READ_BYTES
+    ) -> list[Message]:
+        """Return the records from the cursor on, at most `limit`, and no more once they are `size` bytes."""
         folder = self._folder(stream)
+        if 0 not in cursors:
+            return []
+        position, held = cursors[0].position, 0
         found: list[Message] = []
         for base, frame in self._frames(stream, folder, position):
             records = frame.records()[max(position - frame.start, 0) :][: limit - len(found)]
             first = max(position, frame.start)
+            records, held = _up_to(records, size, held)
             found += [Message(first + index, frame.arrival, data) for index, data in enumerate(records)]
-            if len(found) >= limit:
+            if len(found) >= limit or held >= size:
                 self._remember(stream, first + len(records), base, frame)
                 break
             self._remember(stream, frame.end, base, frame)
         return found
 
-    def bounds(self, streams: Sequence[str]) -> dict[str, Bounds]:
-        """Return what each stream holds; one that does not exist holds nothing."""
-        return {stream: self._bounds(stream) for stream in streams}
+    def bounds(self, streams: Sequence[str]) -> dict[str, dict[int, Bounds]]:
+        """Return what each stream holds; one that does not exist has no partition."""
+        return {stream: {0: held} if (held := self._bounds(stream)) else {} for stream in streams}
 
     def streams(self) -> list[str]:
         """Return the names of all streams."""
         return sorted(entry.name for entry in self._root.iterdir() if entry.is_dir()) if self._root.is_dir() else []
 
-    def drop(self, stream: str, before: int) -> Bounds:
+    def drop(self, stream: str, before: Mapping[int, int]) -> None:
         """Remove old records where that frees whole segments; all positions from `before` on stay."""
-        if not self._folder(stream).is_dir():
-            return Bounds(0, 0)
+        if 0 not in before or not self._folder(stream).is_dir():
+            return
         with self._writer(stream):
             folder = self._folder(stream)
             bases = _bases(folder)
             for base, following in pairwise(bases):
-                if following <= before:
+                if following <= before[0]:
                     _segment(folder, base).unlink()
             sync_folder(folder)
-        return self._bounds(stream)
+
+    def join(self, streams: Sequence[str]) -> Membership:
+        """Get every stream: a folder has one reader that applies it."""
+        return Everything(self, streams)
 
     def redact(self, stream: str, chosen: Callable[[bytes], bool]) -> int:
         """Replace the chosen records by `{}` under the same positions and arrivals; return how many there were.
@@ -159,11 +181,11 @@ class LogStreams:
                     next_step="read the stream's end, then append again",
                 ) from error
 
-    def _bounds(self, stream: str) -> Bounds:
+    def _bounds(self, stream: str) -> Bounds | None:
         folder = self._folder(stream)
         bases = _bases(folder)
         if not bases:
-            return Bounds(0, 0)
+            return None
         with self._guard:
             if stream in self._writers:
                 return Bounds(bases[0], self._writers[stream].position)
@@ -177,13 +199,7 @@ class LogStreams:
         """Walk the frames that hold `position` and what follows, with the base of their segment."""
         bases = _bases(folder)
         if position < 0 or (bases and position < bases[0]):
-            raise DataError(
-                "records that are no longer kept",
-                where=f"stream {stream} in log:{self._root}",
-                got=f"position {position}",
-                expected=f"{bases[0] if bases else 0} or later",
-                next_step="begin at the stream's start, or backfill from the source",
-            )
+            raise not_kept(stream, 0, position, bases[0] if bases else 0)
         hint = self._remembered.get((stream, position))
         for index in range(max(bisect_right(bases, position) - 1, 0), len(bases)):
             base, following = bases[index], bases[index + 1] if index + 1 < len(bases) else None
@@ -332,13 +348,10 @@ def _locked(folder: Path) -> int:
     return descriptor
 
 
-def _ensure_small(stream: str, records: Sequence[bytes]) -> None:
-    largest, total = max(map(len, records), default=0), sum(map(len, records))
-    if largest > MAX_RECORD_BYTES or total > MAX_BATCH_BYTES:
-        raise DataError(
-            "records that are too large for a stream",
-            where=f"stream {stream}",
-            got=f"a record of {largest} bytes, {total} in the batch",
-            expected=f"at most {MAX_RECORD_BYTES} and {MAX_BATCH_BYTES}",
-            next_step="send smaller batches",
-        )
+def _up_to(records: list[bytes], size: int, held: int) -> tuple[list[bytes], int]:
+    """Return the records until `size` bytes are reached together with the `held` ones, at least one; and the bytes."""
+    for index, data in enumerate(records):
+        held += len(data)
+        if held >= size:
+            return records[: index + 1], held
+    return records, held

@@ -1,0 +1,55 @@
+"""Find out quickly whether any two of many records are equal: mostly none are, and then there is nothing to sort.
+
+Records are hashed to 64 bits by the kernel; where no two hashes are equal, no two records are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from headrace.features.windows import loaded_kernel
+
+Ints = NDArray[np.int64]
+Hashes = NDArray[np.uint64]
+
+
+def certainly_distinct(texts: pa.ChunkedArray) -> bool:
+    """Return True if no two of some byte strings (no nulls) are equal; False may be wrong, once in 2^64 n^-2 times."""
+    hashes = np.empty(len(texts), np.uint64)
+    at = 0
+    for chunk in texts.chunks:
+        _, offsets, data = chunk.buffers()
+        if len(chunk):
+            first = offsets.address + 4 * chunk.offset
+            place = hashes[at:].ctypes.data
+            loaded_kernel().hash_texts(0 if data is None else data.address, first, len(chunk), place)
+        at += len(chunk)
+    return not _any_equal(hashes)
+
+
+def equal_rows(key: Ints, moment: Ints, arrival: Ints) -> Ints:
+    """Return the places of rows of three columns that some other row equals, ascending."""
+    columns = [np.ascontiguousarray(column, np.int64) for column in (key, moment, arrival)]
+    hashes = np.empty(len(key), np.uint64)
+    loaded_kernel().hash_rows(*(column.ctypes.data for column in columns), len(key), hashes.ctypes.data)
+    if not _any_equal(hashes):
+        return np.zeros(0, np.int64)
+    ordered = np.sort(hashes)
+    places = np.flatnonzero(np.isin(hashes, ordered[1:][ordered[1:] == ordered[:-1]]))
+    order = places[np.lexsort([column[places] for column in columns[::-1]])]
+    same = np.ones(len(order) - 1, bool)
+    for column in columns:
+        same &= column[order[1:]] == column[order[:-1]]
+    tied = np.zeros(len(key), bool)
+    tied[order[1:][same]] = True
+    tied[order[:-1][same]] = True
+    return np.flatnonzero(tied)
+
+
+def _any_equal(hashes: Hashes) -> bool:
+    found = loaded_kernel().any_equal(hashes.ctypes.data, len(hashes))
+    if found < 0:
+        raise MemoryError("no memory for a copy of hashes")
+    return bool(found)

@@ -1,0 +1,205 @@
+"""Build training sets: the rows whose labels could have come, with features as known at their moments, and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from headrace.core.expressions import columns_of, on_table
+from headrace.core.identity import encode_key, row_hash
+from headrace.features.dataset import Downsample
+from headrace.features.grid import grid_rows
+from headrace.features.history import NEVER, History, Ints
+from headrace.features.label_plan import RowLabel, TableLabel
+from headrace.features.lane_plan import LanePlan
+from headrace.features.offline import OfflineFeatures, Values, dense_keys, histories_of, lane_events, rows_at
+from headrace.features.plan import DatasetPlan
+from headrace.features.record import OK, TrainingSet, unlabelled
+from headrace.features.rows import ABSENT
+from headrace.features.windows import scan
+from headrace.sources.plan import moments_on
+from headrace.sources.zones import civil_times
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class MaturedRows:
+    """Hold a dataset's rows as known at their moments `t`, with features, labels (NaN: censored) and weights.
+
+    `label` has shape (rows,), or (rows, labels) where the dataset has several. `asked` counts the rows before sampling.
+    """
+
+    rows: pa.Table
+    t: Ints
+    values: Values
+    label: Floats
+    weight: Floats
+    asked: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """Hold rows that had matured, before their features are computed."""
+
+    rows: pa.Table
+    t: Ints
+    label: Floats
+    weight: Floats
+
+    def take(self, places: Ints) -> _Asked:
+        rows = self.rows.take(pa.array(places))
+        return _Asked(rows, self.t[places], self.label[places], self.weight[places])
+
+
+def matured_rows(
+    plan: DatasetPlan,
+    histories: Mapping[str, History],
+    *,
+    as_of: int,
+    start: int | None = None,
+    end: int | None = None,
+    limit: int | None = None,
+) -> MaturedRows:
+    """Return the rows whose moment lies in [start, end) and that had matured: `at + mature <= as_of`.
+
+    They come by moment; with `limit` the newest of them. A row without a label by then is kept as censored. Only rows
+    that the dataset's `where` lets in and its `sample` keeps are there.
+    """
+    span = (start if start is not None else ABSENT, min(end if end is not None else NEVER, as_of - plan.mature + 1))
+    asked = _grid(plan, histories, span, as_of) if plan.grid is not None else _table(plan, histories, span, as_of)
+    count = len(asked.t)
+    if plan.sample is not None:
+        asked = _sampled(plan, plan.sample, asked)
+    if limit is not None:
+        asked = asked.take(np.arange(max(len(asked.t) - limit, 0), len(asked.t)))
+    values = OfflineFeatures(plan, histories).compute(asked.rows, asked.t)
+    return MaturedRows(asked.rows, asked.t, values, asked.label, asked.weight, count)
+
+
+def _table(plan: DatasetPlan, histories: Mapping[str, History], span: tuple[int, int], as_of: int) -> _Asked:
+    """Return the rows of the rows' source, each as known at its moment."""
+    base = histories[plan.rows.name]
+    last = base.lasts
+    anchor = plan.at.terms[0][0]
+    t, known = moments_on(plan.at, pa.table({anchor.name: base.cells(anchor).take(pa.array(last))}))
+    chosen = known & (t >= span[0]) & (t < span[1])
+    version = base.version_at(np.where(chosen, t, ABSENT))
+    places = np.flatnonzero(chosen)
+    places = places[np.lexsort((base.starts[places], t[places]))]
+    rows = rows_at(base, version[places])
+    if plan.where is not None:
+        inside = pc.fill_null(on_table(plan.where, rows), False).to_numpy()
+        places, rows = places[inside], rows.filter(pa.array(inside))
+    if isinstance(plan.label, RowLabel):
+        label = known_by(plan.label, base, last[places], as_of)
+    else:
+        label = table_labels(plan.label, histories, rows, t[places], as_of)
+    if plan.labelled_if is not None:
+        label[known_by(plan.labelled_if, base, last[places], as_of) != 1.0] = np.nan
+    return _Asked(rows, t[places], label, np.ones(len(places)))
+
+
+def _grid(plan: DatasetPlan, histories: Mapping[str, History], span: tuple[int, int], as_of: int) -> _Asked:
+    rows, t = grid_rows(plan, histories, span)
+    assert isinstance(plan.label, TableLabel)
+    return _Asked(rows, t, table_labels(plan.label, histories, rows, t, as_of), np.ones(len(t)))
+
+
+def _sampled(plan: DatasetPlan, sample: Downsample, asked: _Asked) -> _Asked:
+    """Keep a share of the rows with one label; which ones follows from their ids."""
+    common = asked.label == sample.value
+    kept = ~common
+    ids = [asked.rows[c.name] for c in plan.rows.id_columns]
+    places = np.flatnonzero(common)
+    parts = zip(*(column.take(pa.array(places)).to_pylist() for column in ids), strict=True)
+    limit = int(sample.share * 2**63)
+    drawn = np.array([row_hash(b"sample" + (encode_key(list(part)) or b"")) < limit for part in parts], bool)
+    kept[places[drawn]] = True
+    weight = np.where(common & sample.weight, 1.0 / sample.share, 1.0)
+    return _Asked(asked.rows, asked.t, asked.label, weight).take(np.flatnonzero(kept))
+
+
+def training_set(
+    plan: DatasetPlan,
+    reveals: Mapping[str, pa.Table],
+    *,
+    as_of: int,
+    start: int | None = None,
+    end: int | None = None,
+    manifest: Mapping[str, Any] | None = None,
+) -> TrainingSet:
+    """Build the training set as it could have been built at `as_of` (microseconds UTC) from the reveals of each source.
+
+    Raises:
+        DataError: a source of the plan has no reveals table.
+    """
+    found = matured_rows(plan, histories_of(plan, reveals, as_of), as_of=as_of, start=start, end=end)
+    return as_training_set(plan, found, as_of, facts_of(plan, found, as_of) | dict(manifest or {}))
+
+
+def as_training_set(plan: DatasetPlan, found: MaturedRows, as_of: int, facts: Mapping[str, Any]) -> TrainingSet:
+    """Return matured rows as training takes them."""
+    features, weight = found.values.table(plan), found.weight if plan.sample is not None else None
+    return TrainingSet(plan.columns, features, found.rows, found.t, found.label, as_of, facts, plan.label.names, weight)
+
+
+def facts_of(plan: DatasetPlan, found: MaturedRows, as_of: int) -> dict[str, Any]:
+    """Return from what rows follow and how many they are, as plain JSON."""
+    facts = {
+        "definition": plan.hash,
+        "features": plan.features,
+        "as_of": as_of,
+        "rows": len(found.t),
+        "censored": unlabelled(found.label),
+    }
+    return facts if plan.sample is None else facts | {"sampled_from": found.asked}
+
+
+def known_by(label: RowLabel, history: History, version: Ints, as_of: int) -> Floats:
+    """Return a value of rows at given versions as known at `as_of`; NaN where it was not, 0 and 1 for no and yes."""
+    needed = tuple(dict.fromkeys([*columns_of(label.value), *(c for c, _ in label.moment.terms)]))
+    table = history.read(needed)[0].take(pa.array(version))
+    value = on_table(label.value, table).combine_chunks()
+    moment, there = moments_on(label.moment, table)
+    known = value.is_valid().to_numpy(zero_copy_only=False) & there & (moment < as_of)
+    numbers = (
+        value.cast(pa.float64()) if not pa.types.is_boolean(value.type) else value.cast(pa.int8()).cast(pa.float64())
+    )
+    return np.where(known, pc.fill_null(numbers, 0.0).to_numpy(zero_copy_only=False), np.nan)
+
+
+def table_labels(label: TableLabel, histories: Mapping[str, History], rows: pa.Table, t: Ints, as_of: int) -> Floats:
+    """Return the labels of rows at moments `t` as windows of another table tell them at `as_of`; NaN where none does."""
+    keys, place = dense_keys([rows[c.name] for c in label.key])
+    found = _looked_up(label.lane, histories, keys, place, t, as_of)
+    if label.boolean:
+        found = (found > 0).astype(np.float64)
+    elif label.fill is not None:
+        found = np.where(np.isnan(found), label.fill, found)
+    if label.spoilt is not None:
+        found[_looked_up(label.spoilt, histories, keys, place, t, as_of) > 0] = np.nan
+    found[place < 0] = np.nan
+    return found[:, 0] if found.shape[1] == 1 else found
+
+
+def _looked_up(
+    lane: LanePlan, histories: Mapping[str, History], keys: list[bytes], place: Ints, t: Ints, as_of: int
+) -> Floats:
+    """Return a lane's outputs, windows reckoned from `t` and values as known at `as_of`."""
+    events, numbers = lane_events(lane, histories[lane.source.name])
+    query = np.append(np.array([numbers.get(key, -1) for key in keys], np.int64), -1)[place]
+    back = t if lane.zone is None else civil_times(t, lane.zone)
+    scanned = scan(lane.lane, lane.outputs, events, query, np.full(len(t), as_of, np.int64), query_at=back)
+    found = np.full(scanned.words.shape, np.nan)
+    for i, column in enumerate(lane.columns):
+        words = np.ascontiguousarray(scanned.words[:, i])
+        values = words.view(np.float64) if column.dtype == "float" else words.astype(np.float64)
+        found[:, i] = np.where(scanned.status[:, i] == OK, values, np.nan)
+    return found

@@ -1,0 +1,126 @@
+"""Store a source's reveals in its table, and read them back, also after its class gained a column.
+
+A reveal says by bits which columns it states. In the class a bit counts columns as they are written there; in the table
+as they came into it, so that those of old reveals keep their meaning wherever a new column is put in the class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from headrace.core.errors import DataError, SchemaConflict
+from headrace.core.expressions import Column
+from headrace.sources.definition import SourceDefinition
+from headrace.sources.plan import reveal_schema
+from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, STATED
+from headrace.sources.values import arrow_type
+from headrace.storage.tables import Tables
+from headrace.storage.tables.protocol import Commit, Position
+
+FIXED = (ROW_ID, ARRIVAL, STATED, CONTENT)
+
+
+def reveals_table(source: str) -> str:
+    """Return the name of the table that holds a source's accepted reveals."""
+    return f"reveals_{source.lower()}"
+
+
+def append_reveals(
+    tables: Tables, source: SourceDefinition, reveals: pa.Table, position: Position | None = None
+) -> Commit:
+    """Append reveals, with the position that they reach if there is one; columns that the class gained are added to the table.
+
+    Raises:
+        SchemaConflict: the class changed otherwise than by a new nullable column.
+    """
+    name = reveals_table(source.name)
+    known = ensure_grown(tables, source)
+    gained = [c.name for c in source.columns if c.name not in known]
+    order = [*known, *gained]
+    places = [(place, order.index(c.name)) for place, c in enumerate(source.columns)]
+    return tables.append(name, _with_bits(reveals, places).select([*FIXED, *order]), position=position)
+
+
+def read_source(tables: Tables, source: SourceDefinition, *, version: int | None = None) -> pa.Table:
+    """Return a source's accepted reveals in the columns of its class; none states a column that came later.
+
+    `version` is the table's, the newest by default.
+
+    Raises:
+        DataError: it has none yet, or not that version any more.
+        SchemaConflict: the class changed otherwise than by a new nullable column.
+    """
+    if not ensure_grown(tables, source):
+        raise DataError(
+            f"{source.name} has no rows yet", where=source.location, next_step="headrace run, which takes them in"
+        )
+    table = tables.read(reveals_table(source.name), version=version)
+    known = [name for name in table.column_names if name not in FIXED]
+    for c in source.columns:
+        if c.name not in known:
+            table = table.append_column(c.name, pa.nulls(table.num_rows, arrow_type(c.dtype)))
+    places = [(known.index(c.name), place) for place, c in enumerate(source.columns) if c.name in known]
+    return _with_bits(table.select([*FIXED, *(c.name for c in source.columns)]), places)
+
+
+def read_reveals(
+    tables: Tables, sources: Sequence[SourceDefinition], versions: Mapping[str, int] | None = None
+) -> dict[str, pa.Table]:
+    """Return every source's accepted reveals, of those in `versions` as they were then.
+
+    Raises:
+        DataError, SchemaConflict: as `read_source`.
+    """
+    wanted = versions or {}
+    return {source.name: read_source(tables, source, version=wanted.get(source.name)) for source in sources}
+
+
+def ensure_grown(tables: Tables, source: SourceDefinition) -> list[str]:
+    """Return the columns of a source's table in their order there, [] where there is no table yet.
+
+    Raises:
+        SchemaConflict: the class lost a column, gives one another type, or gained one that is never null.
+    """
+    described = tables.describe(reveals_table(source.name))
+    if described is None:
+        return []
+    stored = [field for field in described.columns if field.name not in FIXED]
+    wanted = {field.name: field.type for field in reveal_schema(source)}
+    for field in stored:
+        if field.name not in wanted:
+            raise _changed(source, field.name, f"{field.name}: {field.type}", "no such column")
+        if field.type != wanted[field.name]:
+            raise _changed(source, field.name, f"{field.name}: {field.type}", f"{field.name}: {wanted[field.name]}")
+    known = [field.name for field in stored]
+    for c in source.columns:
+        if c.name not in known and not c.nullable:
+            raise _changed(source, c.name, "rows without it", f"{c.name}: {c.dtype}, never null", _nullable(c))
+    return known
+
+
+def _with_bits(reveals: pa.Table, places: Sequence[tuple[int, int]]) -> pa.Table:
+    """Return reveals whose bits stand in other places: (from, to)."""
+    if all(old == new for old, new in places):
+        return reveals
+    masks = reveals[STATED].to_numpy()
+    moved = np.zeros_like(masks)
+    for old, new in places:
+        moved |= (masks >> old & 1) << new
+    return reveals.set_column(reveals.schema.get_field_index(STATED), STATED, pa.array(moved, pa.int64()))
+
+
+def _nullable(column: Column[object]) -> str:
+    return f"declare it as hr.Column[{column.dtype} | None]: the rows of before do not have it"
+
+
+def _changed(source: SourceDefinition, name: str, old: str, new: str, step: str | None = None) -> SchemaConflict:
+    return SchemaConflict(
+        f"{source.name}.{name} was stored otherwise than it is declared now",
+        where=source.location,
+        got=new,
+        expected=old,
+        next_step=step or "take the change back, or begin a new state folder: headrace run … --state NEW",
+    )

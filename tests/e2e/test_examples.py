@@ -1,0 +1,208 @@
+"""The fraud and demand projects run on small data, and their features are what independently written SQL says they are."""
+
+from __future__ import annotations
+
+import runpy
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import duckdb
+import numpy as np
+import pytest
+
+from headrace.pipelines.project import import_file, load_project
+from headrace.pipelines.run import run
+from headrace.pipelines.view import Silent
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def prepared(name: str, folder: Path, **sizes: int) -> Path:
+    """Copy a project and generate its data."""
+    target = folder / name
+    target.mkdir()
+    for file in (f"{name}.py", "headrace.toml"):
+        shutil.copy(EXAMPLES / name / file, target)
+    write = runpy.run_path(str(EXAMPLES / name / "prepare.py"))["write"]
+    write(target / "data", seed=7, **sizes)
+    return target
+
+
+@pytest.fixture(scope="module")
+def fraud(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepared("fraud", tmp_path_factory.mktemp("examples"), count=30_000)
+
+
+@pytest.fixture(scope="module")
+def demand(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepared("demand", tmp_path_factory.mktemp("examples"), stores=3, items=6, days=800)
+
+
+def module(folder: Path) -> ModuleType:
+    return import_file(folder / f"{folder.name}.py")
+
+
+def asked(database: duckdb.DuckDBPyConnection, sql: str) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = database.sql(sql).to_arrow_table().to_pydict()
+    return found
+
+
+def same(ours: dict[str, list[Any]], theirs: dict[str, list[Any]], names: dict[str, str]) -> int:
+    """Compare columns; plain SQL adds floats in any order, so sums may differ in their last digits."""
+    count = 0
+    for name, theirs_name in names.items():
+        for a, b in zip(ours[name], theirs[theirs_name], strict=True):
+            assert (a is None) == (b is None), f"{name}: {a}, {b}"
+            close = a is None or (a == pytest.approx(b, rel=1e-9, abs=1e-9) if isinstance(a, float) else a == b)
+            assert close, f"{name}: {a}, {b}"
+            count += 1
+    return count
+
+
+FRAUD_SQL = """
+WITH tx AS (SELECT * FROM 'data/transactions.parquet'),
+rows AS (SELECT r.* FROM tx r JOIN asked USING (txn_id)),
+card AS (
+  SELECT r.txn_id,
+    count(e.ts) FILTER (e.ts >= r.ts - INTERVAL 1 MINUTE) AS n_1m,
+    count(e.ts) FILTER (e.ts >= r.ts - INTERVAL 1 HOUR) AS n_1h,
+    count(e.ts) FILTER (e.ts >= r.ts - INTERVAL 24 HOUR) AS n_24h,
+    sum(e.amount) FILTER (e.ts >= r.ts - INTERVAL 1 HOUR) AS spend_1h,
+    sum(e.amount) FILTER (e.ts >= r.ts - INTERVAL 24 HOUR) AS spend_24h,
+    sum(e.amount) AS spend_30d, avg(e.amount) AS avg_30d,
+    count(DISTINCT e.merchant) FILTER (e.ts >= r.ts - INTERVAL 24 HOUR) AS merchants
+  FROM rows r LEFT JOIN tx e ON e.card = r.card AND e.ts < r.ts AND e.ts >= r.ts - INTERVAL 30 DAY GROUP BY ALL),
+device AS (
+  SELECT r.txn_id, CASE WHEN r.device IS NULL THEN NULL ELSE count(DISTINCT e.card) END AS cards
+  FROM rows r LEFT JOIN tx e ON e.device = r.device AND e.ts < r.ts AND e.ts >= r.ts - INTERVAL 24 HOUR
+  GROUP BY r.txn_id, r.device),
+risk AS (
+  SELECT r.txn_id, count(c.reported) AS chargebacks
+  FROM rows r LEFT JOIN 'data/chargebacks.parquet' c
+    ON c.merchant = r.merchant AND c.reported < r.ts AND c.reported >= r.ts - INTERVAL 90 DAY GROUP BY ALL),
+profile AS (
+  SELECT r.txn_id, m.mcc, m.country FROM rows r LEFT JOIN 'data/merchants.parquet' m
+    ON m.merchant = r.merchant AND m.valid_from <= r.ts AND (m.valid_to IS NULL OR m.valid_to > r.ts)),
+label AS (
+  SELECT r.txn_id, CASE WHEN r.approved THEN (count(c.reported) > 0)::DOUBLE END AS fraud
+  FROM rows r LEFT JOIN 'data/chargebacks.parquet' c
+    ON c.txn_id = r.txn_id AND c.reported >= r.ts AND c.reported < r.ts + INTERVAL 90 DAY GROUP BY r.txn_id, r.approved)
+SELECT * FROM asked JOIN card USING (txn_id) JOIN device USING (txn_id) JOIN risk USING (txn_id)
+JOIN profile USING (txn_id) JOIN label USING (txn_id) ORDER BY place
+"""
+
+
+def test_fraud_features_and_labels_are_what_sql_says(fraud: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = module(fraud).dataset.frame()
+    kept = np.unique(
+        np.concatenate([np.flatnonzero(frame.label == 1), np.random.default_rng(1).choice(len(frame), 900)])
+    )
+    ours = frame.arrow().take(kept).to_pydict()
+    monkeypatch.chdir(fraud)
+    database = duckdb.connect()
+    database.register("asked", frame.rows.take(kept).append_column("place", [np.arange(len(kept))]))
+    theirs = asked(database, FRAUD_SQL)
+    names = {"Card.n[1m]": "n_1m", "Card.n[1h]": "n_1h", "Card.n[24h]": "n_24h", "Card.spend[1h]": "spend_1h"}
+    names |= {"Card.spend[24h]": "spend_24h", "Card.spend[30d]": "spend_30d", "Card.avg[30d]": "avg_30d"}
+    names |= {"Card.merchants[24h]": "merchants", "Device.cards[24h]": "cards", "label": "fraud"}
+    names |= {"MerchantRisk.chargebacks[90d]": "chargebacks", "MerchantProfile.mcc": "mcc"}
+    names["MerchantProfile.country"] = "country"
+    assert same(ours, theirs, names) > 10_000
+    assert sum(v == 1.0 for v in ours["label"]) > 50
+
+
+def test_a_sample_keeps_every_rare_row_and_weighs_the_others(fraud: Path) -> None:
+    from headrace.features.plan import plan_dataset
+    from headrace.features.retrieval import dataset_rows
+
+    project = module(fraud)
+    found = dataset_rows(project.dataset, clock=_Now(), as_of=None, limit=None, env=None)
+    whole = plan_dataset(project.dataset)
+    assert whole.sample is not None
+    label, weight = found.found.label, found.found.weight
+    asked_for = found.facts["sampled_from"]
+    assert len(label) < asked_for / 4
+    assert set(weight[label == 0].tolist()) == {20.0}
+    assert set(weight[label != 0].tolist()) == {1.0}
+    negatives = asked_for - np.count_nonzero(label == 1) - np.count_nonzero(np.isnan(label))
+    assert weight[label == 0].sum() == pytest.approx(negatives, rel=0.15)
+
+
+class _Now:
+    def now(self) -> Any:
+        from headrace.core.time import Instant
+
+        return Instant.parse("2026-01-01")
+
+
+def test_fraud_trains_on_labels_of_another_table(fraud: Path) -> None:
+    view = run(load_project(str(fraud / "fraud.py")), state=str(fraud / "state"), seed=1, progress=Silent())
+    assert view["outcome"] == "promoted"
+    assert view["passed"]  # its gate: auc >= 0.6
+
+
+DEMAND_SQL = """
+WITH sales AS (SELECT * FROM 'data/sales.parquet'), promotions AS (SELECT * FROM 'data/promotions.parquet'),
+known AS (  -- a day's sales are known six hours after its end in Paris
+  SELECT *, ((day + 1)::TIMESTAMP AT TIME ZONE 'Europe/Paris') + INTERVAL 6 HOUR AS moment FROM sales),
+units AS (
+  SELECT r.place,
+    coalesce(sum(e.units) FILTER (e.moment >= r.at - INTERVAL 168 HOUR), 0) AS u7,
+    coalesce(sum(e.units) FILTER (e.moment >= r.at - INTERVAL 672 HOUR), 0) AS u28,
+    coalesce(sum(e.units) FILTER (e.moment >= r.at - INTERVAL 8736 HOUR), 0) AS u364,
+    coalesce(sum(e.units) FILTER (e.moment < r.at - INTERVAL 8736 HOUR AND e.moment >= r.at - INTERVAL 8904 HOUR), 0) AS same
+  FROM asked r LEFT JOIN known e USING (store, item) WHERE e.moment < r.at OR e.moment IS NULL GROUP BY r.place),
+planned AS (
+  SELECT r.place, count(p.day) AS days, max(p.discount) AS discount
+  FROM asked r LEFT JOIN promotions p ON p.store = r.store AND p.item = r.item AND p.announced < r.at
+    AND p.day >= (r.at AT TIME ZONE 'Europe/Paris')::DATE AND p.day < (r.at AT TIME ZONE 'Europe/Paris')::DATE + 7
+  GROUP BY r.place),
+label AS (
+  SELECT r.place, {labels}
+  FROM asked r LEFT JOIN sales e ON e.store = r.store AND e.item = r.item
+    AND e.day >= (r.at AT TIME ZONE 'Europe/Paris')::DATE AND e.day < (r.at AT TIME ZONE 'Europe/Paris')::DATE + 28
+  GROUP BY r.place)
+SELECT * FROM asked JOIN units USING (place) JOIN planned USING (place) JOIN label USING (place) ORDER BY place
+"""
+WEEK = """CASE WHEN count(*) FILTER ({inside} AND NOT in_stock) = 0 THEN coalesce(sum(units) FILTER ({inside}), 0)::DOUBLE END AS w{week}"""
+INSIDE = "e.day >= (r.at AT TIME ZONE 'Europe/Paris')::DATE + {low} AND e.day < (r.at AT TIME ZONE 'Europe/Paris')::DATE + {high}"
+
+
+def test_demand_rows_features_and_labels_are_what_sql_says(demand: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = module(demand).dataset.frame()
+    monkeypatch.chdir(demand)
+    database = duckdb.connect()
+    database.sql("SET TimeZone = 'UTC'")
+    database.register(
+        "asked", frame.arrow().select(["store", "item", "at"]).append_column("place", [np.arange(len(frame))])
+    )
+    weeks = [WEEK.format(inside=INSIDE.format(low=7 * w, high=7 * w + 7), week=w) for w in range(4)]
+    theirs = asked(database, DEMAND_SQL.format(labels=", ".join(weeks)))
+    names = {"Demand.units[7d]": "u7", "Demand.units[28d]": "u28", "Demand.units[364d]": "u364"}
+    names |= {"Demand.same_week[7d]": "same", "Planned.promo_days[7d]": "days", "Planned.discount[7d]": "discount"}
+    names |= {f"label[7d+{7 * w}d]": f"w{w}" for w in range(4)}
+    ours = frame.arrow().to_pydict()
+    assert same(ours, theirs, names) == 10 * len(frame)
+    mondays = asked(
+        database,
+        "SELECT DISTINCT dayname(a.at AT TIME ZONE 'Europe/Paris') d, hour(a.at AT TIME ZONE 'Europe/Paris') h FROM asked a",
+    )
+    assert (mondays["d"], mondays["h"]) == (["Monday"], [0])
+    active = asked(
+        database,
+        """
+        SELECT count(*) AS n FROM (
+          SELECT store, item, m.at FROM (SELECT DISTINCT a.at FROM asked a) m, 'data/sales.parquet' e
+          WHERE ((day + 1)::TIMESTAMP AT TIME ZONE 'Europe/Paris') + INTERVAL 6 HOUR < m.at
+            AND ((day + 1)::TIMESTAMP AT TIME ZONE 'Europe/Paris') + INTERVAL 6 HOUR >= m.at - INTERVAL 1344 HOUR
+          GROUP BY ALL)""",
+    )
+    assert active["n"] == [len(frame)]
+
+
+def test_demand_trains_on_a_grid(demand: Path) -> None:
+    view = run(load_project(str(demand / "demand.py")), state=str(demand / "state"), seed=1, progress=Silent())
+    assert view["outcome"] == "promoted"
+    assert view["passed"]  # its gate: wape <= 0.5

@@ -1,0 +1,88 @@
+"""Many rows read at once are what each read alone is, and a text's cache answers only for ids that stand for ever."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import headrace as hr
+from headrace.core.time import HOUR
+from headrace.features.definition import FeatureLike
+from headrace.features.online import OnlineFeatures
+from headrace.features.plan import plan_features
+from headrace.features.record import NO_KEY, NOT_FOUND, NULL, OK
+from headrace.features.stream import DATABASE, StreamPath
+from headrace.sources.definition import definition_of
+from headrace.sources.plan import reveal_of
+from headrace.storage.keyvalue import open_keyvalue
+
+
+class Rides(hr.Source):
+    ride: hr.Column[int] = hr.row_id()
+    at: hr.Column[hr.Instant] = hr.event_time()
+    driver: hr.Column[str | None] = hr.entity()
+    area: hr.Column[int | None] = hr.entity()
+    fare: hr.Column[float | None] = hr.column()
+    note: hr.Column[str | None] = hr.column()
+
+
+class Driver(hr.FeatureGroup, of=Rides, entity=Rides.driver):
+    fares = hr.sum(Rides.fare).over("6h", "900h", fill=0)
+    shifted = hr.max(Rides.fare).over("3h", offset="2h")
+    last = hr.latest(Rides.fare, Rides.note)
+
+
+class Area(hr.FeatureGroup, of=Rides, entity=(Rides.area, Rides.driver)):
+    rides = hr.count().over("300h")
+    median = hr.quantile(Rides.fare, 0.5).over("300h")
+
+
+class Place(hr.FeatureGroup, of=Rides, entity=Rides.area):
+    notes = hr.most_frequent(Rides.note).over("90h")
+
+
+@hr.on_demand(area=Rides.area, fare=Rides.fare)
+def doubled(area: int | None, fare: float | None) -> float | None:
+    return None if area is None or fare is None else area * fare
+
+
+@pytest.mark.parametrize("features", [[Driver, Area, Place], [Driver, doubled, Rides.area, Rides.note]])
+def test_many_rows_at_once_are_each_row_alone(features: list[FeatureLike]) -> None:
+    """One key has so many events that its windows need blocks; keys are null, unknown and there twice."""
+    plan, source = plan_features(features, "test"), definition_of(Rides)
+    path, r = StreamPath([plan]), np.random.default_rng(3)
+    with open_keyvalue("memory:", databases=[DATABASE]) as store:
+        with store.write() as transaction:
+            access = transaction.access(DATABASE)
+            for i in range(700):
+                ride = {
+                    "ride": i,
+                    "at": i * HOUR,
+                    "driver": "ab"[i % 9 == 0],
+                    "area": i % 3,
+                    "fare": float(r.integers(9)),
+                }
+                for reveal in reveal_of(source, ride | {"note": [None, "x", "yy"][i % 3]}):
+                    path.apply(access, "Rides", reveal)
+        cells: list[list[Any]] = [
+            ["a", 0, 1.0, "n"],
+            ["b", 1, None, None],
+            [None, 1, 2.0, "n"],
+            ["zz", None, 1.0, ""],
+            ["a", 0, 3.0, "n"],
+        ]
+        named = dict(zip(("driver", "area", "fare", "note"), range(4), strict=True))
+        rows = [[row[named[c.name]] for c in plan.row] for row in cells]
+        with store.read() as snapshot:
+            get, one, many = snapshot.getter(DATABASE), OnlineFeatures(plan), OnlineFeatures(plan)
+            for asked in (rows, rows[:1], [], rows):
+                found = many.read_many(get, asked, 700 * HOUR)
+                assert found.words.shape == found.status.shape == (len(asked), len(plan.columns))
+                for i, row in enumerate(asked):
+                    alone = one.read(get, row, 700 * HOUR)
+                    assert found.words[i].tolist() == alone.words.tolist()
+                    assert found.status[i].tolist() == alone.status.tolist()
+                    assert [column[i] for column in found.texts] == alone.texts
+    assert {OK, NULL} <= set(found.status.ravel().tolist()) <= {OK, NULL, NO_KEY, NOT_FOUND}

@@ -1,0 +1,48 @@
+"""Features of computed values are the same offline and online: `Group.test` computes both and compares the bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import headrace as hr
+
+
+class Trips(hr.Source):
+    trip: hr.Column[str] = hr.row_id()
+    started: hr.Column[hr.Instant] = hr.event_time()
+    city: hr.Column[str] = hr.entity()
+    meters: hr.Column[int | None] = hr.column()
+    fare: hr.Column[float | None] = hr.column(allow_nan=True)
+    note: hr.Column[str | None] = hr.column()
+
+
+class City(hr.FeatureGroup, of=Trips, entity=Trips.city):
+    km = hr.sum(Trips.meters // 1000).over("1d")
+    huge = hr.count(Trips.meters * Trips.meters).over("1d")  # an overflow is null, and not counted
+    night = hr.rate(Trips.started.hour("Europe/Paris").isin([0, 1, 2])).over("1d")
+    noted = hr.count(Trips.note.strip().lower(), where=Trips.note.contains("Rain") & ~Trips.fare.is_nan()).over("1d")
+    fare = hr.max(hr.if_else(Trips.fare.is_nan(), None, Trips.fare.clip(0, 9))).over("1d")
+
+
+EVENTS: list[dict[str, Any]] = [
+    {"trip": "a", "started": "2024-03-30T23:30:00Z", "city": "x", "meters": 1999, "fare": 12.5, "note": " Rain "},
+    {
+        "trip": "b",
+        "started": "2024-03-31T01:30:00Z",
+        "city": "x",
+        "meters": 2**40,
+        "fare": float("nan"),
+        "note": "Rain",
+    },
+    {"trip": "c", "started": "2024-03-31T02:00:00Z", "city": "x", "meters": None, "fare": 0.1, "note": None},
+]
+
+
+def test_computed_values_are_the_same_offline_and_online() -> None:
+    assert City.test(EVENTS, at="2024-03-31T03:00:00Z") == {
+        "City.km[1d]": 1 + 2**40 // 1000,
+        "City.huge[1d]": 1,
+        "City.night[1d]": 1 / 3,
+        "City.noted[1d]": 1,
+        "City.fare[1d]": 9.0,
+    }
