@@ -32,6 +32,7 @@ from headrace.pipelines.stores import CONTROL, Stores, open_stores
 from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID
 from headrace.storage.streams import open_streams
 from headrace.testing.servers import free_port, kafka_broker, redis_server
+from tests.online import applied_digest
 
 WORKER = Path(__file__).with_name("feed_worker.py")
 _SPEC = importlib.util.spec_from_file_location("feed_worker", WORKER)
@@ -164,7 +165,7 @@ def outcome(stores: Stores, project: Project) -> dict[str, Any]:
     letters = stores.tables.read("dead_letters_orders").to_pylist()
     broken = stores.tables.read("quarantine").to_pylist()
     return {
-        "online": stores.online.digest(DATABASE),
+        "online": applied_digest(stores.online),
         "values": values(stores, project),
         "reveals": Counter(tuple(row.values()) for row in reveals),
         "letters": Counter((r["id"], r["reason"], r["payload"], r["arrival"], r["offset"]) for r in letters),
