@@ -56,6 +56,7 @@ bench: setup-dev
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/serving.py
 	$(BIN)/python bench/yardstick.py
+	$(BIN)/python bench/validation.py
 
 clean:
 	rm -rf $(VENV) $(STATE) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist

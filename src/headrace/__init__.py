@@ -77,11 +77,22 @@ if TYPE_CHECKING:
     from headrace.training.fit import Fit as Fit
     from headrace.training.fit import fit as fit
     from headrace.validation.definition import Checks as Checks
+    from headrace.validation.definition import check_rows as check_rows
     from headrace.validation.definition import foreign_key as foreign_key
     from headrace.validation.definition import freshness as freshness
+    from headrace.validation.definition import js as js
+    from headrace.validation.definition import kl as kl
+    from headrace.validation.definition import known_at_honest as known_at_honest
+    from headrace.validation.definition import ks as ks
+    from headrace.validation.definition import measure as measure
+    from headrace.validation.definition import missing as missing
     from headrace.validation.definition import null_rate as null_rate
+    from headrace.validation.definition import psi as psi
     from headrace.validation.definition import row_count as row_count
+    from headrace.validation.definition import stop as stop
+    from headrace.validation.definition import unique as unique
     from headrace.validation.definition import warn as warn
+    from headrace.validation.examine import validate as validate
 
 _HOMES = {
     "core.expressions": "Column Expr coalesce greatest if_else least",
@@ -102,7 +113,11 @@ _HOMES = {
     "training.data": "TrainingData",
     "training.fit": "Fit fit",
     "training.definition": "Params Search by_time train",
-    "validation.definition": "Checks foreign_key freshness null_rate row_count warn",
+    "validation.examine": "validate",
+    "validation.definition": (
+        "Checks check_rows foreign_key freshness js kl known_at_honest ks measure"
+        " missing null_rate psi row_count stop unique warn"
+    ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 __all__ = ["__version__", *sorted(_HOME)]

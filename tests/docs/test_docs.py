@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import typer
@@ -36,6 +36,7 @@ PAGES = [
     "docs/streams.md",
     "docs/sources.md",
     "docs/performance.md",
+    "docs/validation.md",
     "docs/catalogue.md",
     "docs/state.md",
     "CONTRIBUTING.md",
@@ -46,9 +47,8 @@ FLIGHTS = ROOT / "examples" / "flights" / "flights.py"
 
 def verbs() -> set[str]:
     command = typer.main.get_command(app)
-    groups = ("audit", "online", "dead-letters")
-    found = set(command.commands)  # type: ignore[attr-defined]
-    return found | {f"{name} {sub}" for name in groups for sub in command.commands[name].commands}  # type: ignore[attr-defined]
+    groups: dict[str, Any] = command.commands  # type: ignore[attr-defined]
+    return set(groups) | {f"{name} {sub}" for name, group in groups.items() for sub in getattr(group, "commands", ())}
 
 
 def test_every_command_in_the_documentation_exists() -> None:
@@ -179,6 +179,15 @@ def test_the_page_of_sources_runs_as_it_stands(tmp_path: Path, monkeypatch: pyte
         assert (
             f"`{name}`" in page or f"{name} = " in page or name in ("stream", "codec", "schemas", "lateness", "s3")
         ), name
+
+
+def test_the_validation_page_runs_as_it_stands() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/validation.md").read_text(), re.S)
+    test = doctest.DocTestParser().get_doctest("".join(blocks), {}, "docs/validation.md", None, 0)
+    report: list[str] = []
+    found = doctest.DocTestRunner().run(test, out=report.append)
+    assert found.attempted > 6
+    assert found.failed == 0, "".join(report)
 
 
 def test_every_setting_is_on_the_settings_page_with_its_meaning() -> None:

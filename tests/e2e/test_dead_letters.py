@@ -15,7 +15,7 @@ import pytest
 from headrace.core.errors import SchemaConflict, UsageError
 from headrace.core.time import HOUR, Instant, VirtualClock
 from headrace.features.stream import DATABASE, StreamPath
-from headrace.pipelines.dead_letters import drop_letters, keep_letters, list_letters, replay_letters, show_letter
+from headrace.pipelines.dead_letters import drop_letters, list_letters, refused_anew, replay_letters, show_letter
 from headrace.pipelines.doctor import examine
 from headrace.pipelines.feed import Feed, open_project_streams
 from headrace.pipelines.gatekeeper import Gatekeeper
@@ -23,6 +23,7 @@ from headrace.pipelines.plan import describe_plan
 from headrace.pipelines.project import Project, load_project
 from headrace.pipelines.stores import Stores, open_stores
 from headrace.sources.batch import load
+from headrace.sources.letters import letters_table
 from tests.online import applied_digest
 
 FILE = Path(__file__).parents[1] / "faults" / "orders.py"
@@ -223,8 +224,10 @@ def test_rows_of_files_are_letters_once_and_can_be_replayed(folder: Path) -> Non
     (source,) = project.plan.sources
     with open_stores(project, None, clock=later(), write=True) as stores:
         refused = load(source, project.settings, project.folder).refused
-        assert keep_letters(stores.tables, source, refused, now=NOON) == 1
-        assert keep_letters(stores.tables, source, refused, now=NOON) == 0
+        fresh, letters_found = refused_anew(stores.tables, source, refused, now=NOON)
+        assert fresh.num_rows == letters_found.num_rows == 1
+        stores.tables.append(letters_table(source.name), letters_found)
+        assert [t.num_rows for t in refused_anew(stores.tables, source, refused, now=NOON)] == [0, 0]
     letters: list[dict[str, Any]] = list_letters(project, None, status="open", limit=9, state=None)["letters"]
     (row,) = [letter for letter in letters if letter["format"] == "cells"]
     assert row["place"].endswith("orders.csv, row 1")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from headrace.cli import checks
 from headrace.cli.features import verbs as feature_verbs
 from headrace.cli.options import BehindProxy, Default, Env, Host, Json, Port, State, Target
 from headrace.cli.output import Output, finish
@@ -26,6 +27,10 @@ letters = typer.Typer(help="Look after events and rows that could not be read.",
 app.add_typer(feature_verbs)
 app.add_typer(letters, name="dead-letters")
 app.add_typer(audit_app, name="audit")
+app.add_typer(checks.quarantine, name="quarantine")
+app.add_typer(checks.baseline, name="baseline")
+app.add_typer(checks.contract, name="contract")
+app.command("checks")(checks.checks)
 
 # Python looks for cycles after every 700 new containers; rows and reveals are none. This saves 14 % of a replay.
 COLLECT = (50_000, 20, 100)

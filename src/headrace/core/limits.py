@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from headrace.core.errors import DefinitionError
-from headrace.core.expressions import COMPARE
+from headrace.core.expressions import COMPARE, Expr
 from headrace.core.location import user_location
 from headrace.core.time import duration, format_duration
 
@@ -77,6 +77,40 @@ class SizeQuantity(Quantity):
         return "size"
 
 
+@dataclass(frozen=True, eq=False)
+class Statistic(Quantity):
+    """Name one number about many rows: `hr.mean(column)`, of the rows where a condition holds.
+
+    Over windows it is a feature, over a delivery something to check. `parameter` is a quantile's share, `rows` the source
+    whose rows are counted where no value is named.
+    """
+
+    kind: str
+    value: Expr[Any] | None
+    where: Expr[bool] | None = None
+    parameter: float | None = None
+    rows: type[Any] | None = None
+    location: str = field(default_factory=user_location)
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def between(self, low: float, high: float) -> Limit:
+        """Demand a value from `low` to `high`, both included."""
+        return Limit(self, "between", (self.threshold(low), self.threshold(high)))
+
+    def threshold(self, value: float | str) -> float:
+        """Read a number; an integer stays one, for as a float a large one would be rounded."""
+        return value if isinstance(value, int) else super().threshold(value)
+
+    def __str__(self) -> str:
+        counted = "" if self.rows is None else self.rows.__name__
+        parts = [counted if self.value is None else str(self.value)]
+        parts += [] if self.parameter is None else [f"{self.parameter:g}"]
+        parts += [] if self.where is None else [f"where={self.where}"]
+        return f"{self.kind}({', '.join(p for p in parts if p)})"
+
+
 @dataclass(frozen=True)
 class Limit:
     """Demand something of a quantity. `holds(value)` judges a measured value."""
@@ -98,7 +132,7 @@ class Limit:
 
     def __str__(self) -> str:
         if self.op == "between":
-            return f"{self.quantity} between {self.threshold[0]:g} and {self.threshold[1]:g}"
+            return f"{self.quantity} between {' and '.join(map(number_text, self.threshold))}"
         if isinstance(self.threshold, tuple):
             return f"{self.quantity} {self.op} {self.threshold}"
         return f"{self.quantity} {self.op} {self.shown(self.threshold)}"
@@ -109,7 +143,16 @@ class Limit:
             return format_duration(int(value))
         if self.quantity.unit == "size":
             return f"{value / 1e6:g}MB"
-        return f"{value:g}"
+        return number_text(value)
+
+
+def number_text(value: float) -> str:
+    """Write a number: integers with all their digits, others with six.
+
+    >>> number_text(2**53 + 1), number_text(0.25)
+    ('9007199254740993', '0.25')
+    """
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def no_truth(what: object) -> DefinitionError:

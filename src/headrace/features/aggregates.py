@@ -5,11 +5,12 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from headrace.core.errors import DefinitionError, UnknownColumn, did_you_mean
 from headrace.core.expressions import Column, Expr, lift
+from headrace.core.limits import Statistic
 from headrace.core.location import user_location
 from headrace.core.time import DAY, duration, format_duration, zone_of
 from headrace.sources.definition import Source, definition_of
@@ -35,17 +36,14 @@ class Frame:
 
 
 @dataclass(frozen=True, eq=False)
-class Aggregate:
-    """Hold an aggregate that still lacks its windows: `hr.mean(column)`; call `.over(...)` or `.ahead(...)`."""
+class Aggregate(Statistic):
+    """Hold an aggregate that still lacks its windows: `hr.mean(column)`; call `.over(...)` or `.ahead(...)`.
 
-    kind: str
-    value: Expr[Any] | None
-    where: Expr[bool] | None = None
-    parameter: float | None = None
+    In a source's checks it is compared as it is: `hr.mean(column) <= 10`.
+    """
+
     n: int = 1
     fold: Fold[Any] | None = None
-    rows: type[Source] | None = None
-    location: str = field(default_factory=user_location)
 
     def over(
         self,

@@ -17,7 +17,8 @@ from headrace.core.identity import row_hash
 from headrace.features.equal import certainly_distinct
 from headrace.features.rows import ABSENT
 from headrace.sources.definition import SourceDefinition
-from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, STATED
+from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID
+from headrace.sources.stated import Stated
 
 NEVER = np.iinfo(np.int64).max
 Ints = NDArray[np.int64]
@@ -75,15 +76,10 @@ class History:
         return self.row if self.single else np.repeat(self.starts, np.diff(np.append(self.starts, len(self))))
 
     @cached_property
-    def stated(self) -> Ints:
-        """Return each reveal's bit mask of stated columns."""
-        masks = _integers(self.table, STATED)
-        return masks if self.single else masks[self.order]
-
-    @cached_property
-    def always(self) -> int:
-        """Return the bit mask of the columns that every reveal states."""
-        return int(np.bitwise_and.reduce(self.stated)) if len(self) else 0
+    def stated(self) -> Stated:
+        """Return which columns each reveal states."""
+        found = Stated.of(self.table)
+        return found if self.single else found.take(self.order)
 
     def row_hashes(self, versions: Ints) -> Ints:
         """Return the tie-breaking hash of the row of each of some versions, the same as the stream's."""
@@ -97,24 +93,24 @@ class History:
     def origin(self, column: Column[Any]) -> Ints:
         """Return, for each version, the place of the reveal that states the column's value; -1 if none has."""
         place = self.source.index[column]
-        if self.single and self.always >> place & 1:
+        if self.single and self.stated.always(place):
             return self.row
-        said = np.where(self.stated >> place & 1, np.arange(len(self)), -1)
+        said = np.where(self.stated.says(place), np.arange(len(self)), -1)
         newest = np.maximum.accumulate(said) if len(self) else said
         return np.where(newest >= self.first, newest, -1)
 
     def complete(self, column: Column[Any]) -> bool:
         """Return whether every reveal states the column, and none as null."""
-        return bool(self.always >> self.source.index[column] & 1) and self.table[column.name].null_count == 0
+        return self.stated.always(self.source.index[column]) and self.table[column.name].null_count == 0
 
     def rows(self, columns: Sequence[Column[Any]], versions: Ints) -> pa.Table:
         """Return some columns at given versions of a single history."""
         places, found = pa.array(versions), {}
         for column in columns:
             values = self.table[column.name].take(places)
-            if not self.always >> self.source.index[column] & 1:
-                stated = self.stated[versions] >> self.source.index[column] & 1
-                values = pc.if_else(pa.array(stated.astype(bool)), values, None)
+            place = self.source.index[column]
+            if not self.stated.always(place):
+                values = pc.if_else(pa.array(self.stated.says(place)[versions]), values, None)
             found[column.name] = values
         return pa.table(found)
 

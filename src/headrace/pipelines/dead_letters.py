@@ -16,6 +16,7 @@ from headrace.core.failpoints import reach
 from headrace.core.settings import SourceSettings
 from headrace.core.time import Clock, Instant, SystemClock
 from headrace.features.stream import DATABASE, StreamPath
+from headrace.pipelines.baselines import load_baselines
 from headrace.pipelines.gatekeeper import QUARANTINE, Gatekeeper, broken_rows
 from headrace.pipelines.project import Project
 from headrace.pipelines.reveals import append_reveals, read_source, reveals_table
@@ -40,16 +41,15 @@ SHOWN = 50  # ids that a ledger record names
 MARKED_AT_ONCE = 1_000
 
 
-def keep_letters(tables: Tables, source: SourceDefinition, refused: pa.Table, *, now: int) -> int:
-    """Put a file's refused rows into the source's dead letters, each once; return how many are new."""
+def refused_anew(tables: Tables, source: SourceDefinition, refused: pa.Table, *, now: int) -> tuple[pa.Table, pa.Table]:
+    """Return a file's refused rows that are no dead letters yet, and the letters that they make."""
     letters = letters_of(source, refused, stream=None, now=now)
     name = letters_table(source.name)
     if letters.num_rows and tables.describe(name) is not None:
         known = tables.read(name, columns=["id"])["id"]
-        letters = letters.filter(pc.invert(pc.is_in(letters["id"], value_set=known.combine_chunks())))
-    if letters.num_rows:
-        tables.append(name, letters)
-    return int(letters.num_rows)
+        fresh = pc.invert(pc.is_in(letters["id"], value_set=known.combine_chunks()))
+        refused, letters = refused.filter(fresh), letters.filter(fresh)
+    return refused, letters
 
 
 def open_letters(tables: Tables, source: SourceDefinition) -> int:
@@ -174,11 +174,13 @@ class _Replay:
                 read.append(letter)
         batch, quarantined = batch_of(self.source, reveals), 0
         if len(batch):
-            gatekeeper = Gatekeeper(self.project, self.stores.ledger, self.stores.tables, streaming=True)
+            stores = self.stores
+            held = load_baselines(stores.ledger, stores.blobs, self.project.plan.sources)
+            gatekeeper = Gatekeeper(self.project, stores.ledger, stores.tables, streaming=True, baselines=held)
             self._learn_keys(gatekeeper)
             verdict = gatekeeper.judge(batch, now=int(self.clock.now()), where="dead letters")
             verdict.raise_if_stopped()
-            broken = self._unknown(QUARANTINE, broken_rows(verdict), ["source", "row_id", "arrival", "payload"])
+            broken = self._unknown(QUARANTINE, broken_rows(verdict), ["id"])
             quarantined = broken.num_rows
             if quarantined:
                 self.stores.tables.append(QUARANTINE, broken)

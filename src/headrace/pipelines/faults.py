@@ -14,7 +14,8 @@ from headrace.core.errors import UsageError, did_you_mean
 from headrace.core.expressions import columns_of
 from headrace.core.time import DAY, Instant
 from headrace.features.plan import DatasetPlan
-from headrace.sources.record import ARRIVAL, STATED, RevealBatch
+from headrace.sources.record import ARRIVAL, RevealBatch
+from headrace.sources.stated import Stated
 
 LATE_BY = 7 * DAY
 NAMES = {
@@ -85,11 +86,9 @@ def _bad_data(plan: DatasetPlan, batch: RevealBatch, day: int) -> RevealBatch:
 
 def _late_labels(plan: DatasetPlan, batch: RevealBatch, day: int) -> RevealBatch:
     """Let the reveals that state the label arrive `LATE_BY` later."""
-    table, mask = batch.table, 0
-    for column in columns_of(plan.own_label().value):
-        mask |= 1 << batch.source.index[column]
-    states = pc.not_equal(pc.bit_wise_and(table[STATED], mask), 0)
-    late = pc.if_else(pc.and_(_on_day(batch, day), states), LATE_BY, 0)
+    table, places = batch.table, [batch.source.index[c] for c in columns_of(plan.own_label().value)]
+    states = Stated.of(table).says_any(places)
+    late = pc.if_else(pc.and_(_on_day(batch, day), pa.array(states)), LATE_BY, 0)
     arrival = pc.add(table[ARRIVAL], late)
     return RevealBatch(batch.source, _replace(table, ARRIVAL, arrival).sort_by(ARRIVAL))
 

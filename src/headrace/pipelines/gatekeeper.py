@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from headrace.core.errors import DataError
 from headrace.pipelines.project import Project
-from headrace.pipelines.reveals import append_reveals
-from headrace.sources.record import ARRIVAL, ROW_ID, STATED, RevealBatch
-from headrace.sources.values import plain
+from headrace.pipelines.reveals import append_reveals, read_source, reveals_table
+from headrace.sources.definition import SourceDefinition
+from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, RevealBatch
 from headrace.storage.ledger import Entry, Ledger
 from headrace.storage.tables import Commit, Tables
 from headrace.storage.tables.protocol import Position
+from headrace.validation.baseline import Baseline
 from headrace.validation.record import Verdict, quarantine_schema
-from headrace.validation.run import KnownKeys, Validator, referred_columns
+from headrace.validation.run import KnownKeys, Validator, quarantined_row, referred_columns
 
 QUARANTINE = "quarantine"
+FEW_ROWS = 500  # up to here rows are asked for by id, beyond all are read
 
 
 def broken_rows(verdict: Verdict) -> pa.Table:
@@ -32,16 +34,10 @@ def stopped_rows(batch: RevealBatch, verdict: Verdict, where: str) -> pa.Table:
 
     A file is repaired and delivered again; a stream's events come once.
     """
-    definition, found = batch.source, []
-    why = "; ".join(f"{r.name}: {r.measured}" for r in verdict.failed[:3])
-    known = {(row["row_id"], row["arrival"], row["payload"]) for row in broken_rows(verdict).to_pylist()}
-    fixed = {"source": definition.name, "position": where, "reason": f"its batch was stopped: {why}"}
-    for row in batch.table.to_pylist():
-        stated = {c.name: plain(c, row[c.name]) for i, c in enumerate(definition.columns) if row[STATED] >> i & 1}
-        place = {"payload": orjson.dumps(stated).decode(), "row_id": row[ROW_ID], "arrival": row[ARRIVAL]}
-        if (place["row_id"], place["arrival"], place["payload"]) not in known:
-            found.append(fixed | place)
-    return pa.Table.from_pylist(found, quarantine_schema())
+    why = "its batch was stopped: " + "; ".join(f"{r.name}: {r.measured}" for r in verdict.failed[:3])
+    known, at = set(verdict.quarantined["id"].to_pylist()), int(verdict.at)
+    rows = [quarantined_row(batch.source, reveal, where, why, at) for reveal in batch.reveals()]
+    return pa.Table.from_pylist([row for row in rows if row["id"] not in known], quarantine_schema())
 
 
 class Gatekeeper:
@@ -55,19 +51,24 @@ class Gatekeeper:
         *,
         state: Mapping[str, Any] | None = None,
         streaming: bool,
+        baselines: Mapping[str, Baseline] | None = None,
     ) -> None:
         kept, sources = state or {}, project.plan.sources
         period = project.settings.limits.null_rate_period
         self.ledger, self.tables, self.streaming = ledger, tables, streaming
         states = kept.get("validators", {})
-        self.validators = {s.name: Validator(s, state=states.get(s.name), null_period=period) for s in sources}
+        held = baselines or {}
+        self.validators = {
+            s.name: Validator(s, state=states.get(s.name), null_period=period, baseline=held.get(s.name))
+            for s in sources
+        }
         self.known = KnownKeys(referred_columns(sources), kept.get("known"))
         self.held: dict[str, str] = dict(kept.get("held", {}))
 
     def judge(
         self, batch: RevealBatch, *, now: int, where: str, refused: pa.Table | None = None, observed: bool = True
     ) -> Verdict:
-        """Validate a delivery, write a ledger record of a verdict that is not plain "pass", and return it.
+        """Validate a delivery, keep its verdict in the ledger, and return it; of a stream those that are not "pass".
 
         A source is held while its newest delivery was stopped: nothing is trained or promoted on it.
         """
@@ -76,6 +77,7 @@ class Gatekeeper:
             batch,
             now=now,
             known=self.known,
+            earlier=lambda ids: self._earlier(batch.source, ids),
             refused=refused,
             observed=observed,
             where=where,
@@ -87,9 +89,21 @@ class Gatekeeper:
             self.held[source] = "; ".join(f"{r.name}: {r.measured}" for r in verdict.failed[:3])
         else:
             self.held.pop(source, None)
-        if verdict.action != "pass" or was_held:
+        if verdict.action != "pass" or was_held or not self.streaming:
             self.ledger.append([Entry("verdict", source, {"where": where, **verdict.to_dict()})])
         return verdict
+
+    def _earlier(self, source: SourceDefinition, row_ids: pa.Array) -> pa.Table | None:
+        """Return the accepted reveals of some rows, in order of arrival."""
+        if self.tables.describe(reveals_table(source.name)) is None:
+            return None
+        ids = row_ids.unique()
+        if len(ids) <= FEW_ROWS:
+            found = read_source(self.tables, source, where=[(ROW_ID, "in", ids.to_pylist())])
+        else:
+            found = read_source(self.tables, source)
+            found = found.filter(pc.is_in(found[ROW_ID], value_set=ids))
+        return found.sort_by([(ARRIVAL, "ascending"), (CONTENT, "ascending")])
 
     def store(
         self, verdict: Verdict, application: str, number: int, *, stopped: pa.Table | None = None

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pyarrow as pa
 
 from headrace.core.errors import DataError, SchemaConflict
 from headrace.core.expressions import Column
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.plan import reveal_schema
-from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, STATED
+from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID
+from headrace.sources.stated import Stated, is_stated_name, stated_names
 from headrace.sources.values import arrow_type
 from headrace.storage.tables import Tables
-from headrace.storage.tables.protocol import Commit, Position
+from headrace.storage.tables.protocol import Commit, Filter, Position
 
-FIXED = (ROW_ID, ARRIVAL, STATED, CONTENT)
+FIXED = (ROW_ID, ARRIVAL, CONTENT)
 
 
 def reveals_table(source: str) -> str:
@@ -41,11 +41,16 @@ def append_reveals(
     gained = [c.name for c in source.columns if c.name not in known]
     order = [*known, *gained]
     places = [(place, order.index(c.name)) for place, c in enumerate(source.columns)]
-    return tables.append(name, _with_bits(reveals, places).select([*FIXED, *order]), position=position)
+    stored = _with_bits(reveals, places, len(order))
+    return tables.append(name, stored.select([*FIXED, *stated_names(len(order)), *order]), position=position)
 
 
-def read_source(tables: Tables, source: SourceDefinition, *, version: int | None = None) -> pa.Table:
-    """Return a source's accepted reveals in the columns of its class; none states a column that came later.
+def read_source(
+    tables: Tables, source: SourceDefinition, where: Sequence[Filter] = (), *, version: int | None = None
+) -> pa.Table:
+    """Return a source's accepted reveals, or those that meet all of `where`, in the columns of its class.
+
+    None states a column that came later.
 
     `version` is the table's, the newest by default.
 
@@ -57,13 +62,13 @@ def read_source(tables: Tables, source: SourceDefinition, *, version: int | None
         raise DataError(
             f"{source.name} has no rows yet", where=source.location, next_step="headrace run, which takes them in"
         )
-    table = tables.read(reveals_table(source.name), version=version)
-    known = [name for name in table.column_names if name not in FIXED]
+    table = tables.read(reveals_table(source.name), where=where, version=version)
+    known = [name for name in table.column_names if name not in FIXED and not is_stated_name(name)]
     for c in source.columns:
         if c.name not in known:
             table = table.append_column(c.name, pa.nulls(table.num_rows, arrow_type(c.dtype)))
     places = [(known.index(c.name), place) for place, c in enumerate(source.columns) if c.name in known]
-    return _with_bits(table.select([*FIXED, *(c.name for c in source.columns)]), places)
+    return _with_bits(table, places, len(source.columns)).select(reveal_schema(source).names)
 
 
 def read_reveals(
@@ -87,7 +92,7 @@ def ensure_grown(tables: Tables, source: SourceDefinition) -> list[str]:
     described = tables.describe(reveals_table(source.name))
     if described is None:
         return []
-    stored = [field for field in described.columns if field.name not in FIXED]
+    stored = [field for field in described.columns if field.name not in FIXED and not is_stated_name(field.name)]
     wanted = {field.name: field.type for field in reveal_schema(source)}
     for field in stored:
         if field.name not in wanted:
@@ -101,15 +106,16 @@ def ensure_grown(tables: Tables, source: SourceDefinition) -> list[str]:
     return known
 
 
-def _with_bits(reveals: pa.Table, places: Sequence[tuple[int, int]]) -> pa.Table:
-    """Return reveals whose bits stand in other places: (from, to)."""
-    if all(old == new for old, new in places):
+def _with_bits(reveals: pa.Table, places: Sequence[tuple[int, int]], columns: int) -> pa.Table:
+    """Return reveals whose bits stand in other places: (from, to), of so many columns."""
+    names = stated_names(columns)
+    if all(old == new for old, new in places) and names[-1] in reveals.column_names:
         return reveals
-    masks = reveals[STATED].to_numpy()
-    moved = np.zeros_like(masks)
-    for old, new in places:
-        moved |= (masks >> old & 1) << new
-    return reveals.set_column(reveals.schema.get_field_index(STATED), STATED, pa.array(moved, pa.int64()))
+    moved = Stated.of(reveals).moved(places, columns).arrays()
+    kept = reveals.drop_columns([name for name in reveals.column_names if is_stated_name(name)])
+    for name, bits in zip(names, moved, strict=True):
+        kept = kept.append_column(name, bits)
+    return kept
 
 
 def _nullable(column: Column[object]) -> str:

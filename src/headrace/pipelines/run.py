@@ -19,8 +19,9 @@ from headrace.core.errors import GateRefused, SchemaChanged
 from headrace.core.identity import content_hash
 from headrace.core.time import Clock, Instant, SystemClock
 from headrace.features.stream import DATABASE, StreamPath
+from headrace.pipelines.baselines import load_baselines
 from headrace.pipelines.data_incidents import DataIncidents
-from headrace.pipelines.dead_letters import keep_letters
+from headrace.pipelines.dead_letters import refused_anew
 from headrace.pipelines.feed import Feed, open_project_streams
 from headrace.pipelines.gatekeeper import QUARANTINE, Gatekeeper, broken_rows
 from headrace.pipelines.latency import measure_reads
@@ -29,6 +30,7 @@ from headrace.pipelines.loads import LoadBook
 from headrace.pipelines.materialize import Fresh, Materializer
 from headrace.pipelines.pinned import reads
 from headrace.pipelines.project import Project
+from headrace.pipelines.quarantine import finish, quarantined, reveals_kept
 from headrace.pipelines.reveals import append_reveals, ensure_grown, reveals_table
 from headrace.pipelines.stores import Stores, open_stores
 from headrace.pipelines.verify import skew_fact
@@ -36,14 +38,15 @@ from headrace.pipelines.view import Progress, Table, View
 from headrace.registry.run import Registry
 from headrace.sources.batch import Loaded, iter_loads
 from headrace.sources.definition import SourceDefinition
+from headrace.sources.letters import letters_table
 from headrace.sources.plan import reveal_schema
 from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, RevealBatch
 from headrace.storage.ledger import Entry
+from headrace.storage.tables.protocol import Filter
 
 THREADS = 2
 FINISHED = "run.finished"
 KEYS = [ROW_ID, ARRIVAL, CONTENT]
-SET_ASIDE = ["position", "reason", "payload", "row_id", "arrival"]  # tell one quarantined row from another
 
 
 @dataclass
@@ -83,6 +86,8 @@ class _Run:
         self.project, self.stores, self.clock, self.seed, self.progress = project, stores, clock, seed, progress
         self.registry = Registry(stores.ledger, stores.blobs, project.name)
         self.rows: list[list[Any]] = []
+        finish(stores.ledger, stores.tables, project.plan.sources)
+        self.baselines = load_baselines(stores.ledger, stores.blobs, project.plan.sources)
 
     def go(self) -> View:
         """Do every step that is not done yet."""
@@ -125,7 +130,7 @@ class _Run:
             path.begin(transaction)
         with self.stores.online.read() as snapshot:
             path.uncovered(snapshot.getter(DATABASE))
-        gatekeeper = Gatekeeper(self.project, self.stores.ledger, self.stores.tables, streaming=True)
+        gatekeeper = self.gatekeeper(streaming=True)
         self.learn_known(gatekeeper)
         with (
             open_project_streams(self.project, self.stores, self.clock) as streams,
@@ -148,7 +153,7 @@ class _Run:
         if where is not None and where.stream is not None and not where.located:
             version = self._version(source)
             return Ingested(source.name, version, max(version, 0), fresh=reveal_schema(source).empty_table())
-        gatekeeper = Gatekeeper(self.project, self.stores.ledger, self.stores.tables, streaming=False)
+        gatekeeper = self.gatekeeper(streaming=False)
         table = reveals_table(source.name)
         described = self.stores.tables.describe(table)
         done = Ingested(source.name, None if described is None else described.version)
@@ -171,6 +176,11 @@ class _Run:
         self.progress.step("ingest and validate", place + 1, total, source.name)
         return done
 
+    def gatekeeper(self, *, streaming: bool) -> Gatekeeper:
+        """Return who judges deliveries."""
+        stores = self.stores
+        return Gatekeeper(self.project, stores.ledger, stores.tables, streaming=streaming, baselines=self.baselines)
+
     def learn_known(self, gatekeeper: Gatekeeper) -> None:
         """Tell the gatekeeper every value that foreign keys may refer to."""
         tables = self.stores.tables
@@ -184,25 +194,29 @@ class _Run:
     ) -> None:
         """Validate what is new of a delivery and store it, with the note of what it covers."""
         found, now = loaded.load, int(self.clock.now())
-        table, marks = reveals_table(source.name), loaded.marks
+        marks = loaded.marks
         arrived = found.batch.table.filter(pc.less_equal(found.batch.table[ARRIVAL], now))
         if ahead := len(found.batch) - arrived.num_rows:
             # What is known later only is no data yet: its parts stay open, and a later run reads them again.
             marks = tuple(replace(mark, mark="") for mark in marks)
-        fresh = RevealBatch(source, self.unknown(table, arrived))
-        quarantined, position = 0, None
-        if len(fresh) or found.refused.num_rows:
+        fresh = RevealBatch(source, self.unknown(source, arrived))
+        refused, letters = refused_anew(self.stores.tables, source, found.refused, now=now)
+        if len(fresh) or refused.num_rows:
             at = fresh.newest_event if len(fresh) else now
-            verdict = gatekeeper.judge(fresh, now=at, where="run", refused=found.refused, observed=found.observed)
+            verdict = gatekeeper.judge(fresh, now=at, where="run", refused=refused, observed=found.observed)
             verdict.raise_if_stopped()
             fresh = verdict.accepted
-            quarantined = self.quarantine(broken_rows(verdict))
-            done.letters += keep_letters(self.stores.tables, source, found.refused, now=now)
+            broken = broken_rows(verdict)
+            # First: a good row that a kill leaves out is found again, and not beside bad ones alone.
+            for name, bad in ((QUARANTINE, broken), (letters_table(source.name), letters)):
+                if bad.num_rows:
+                    self.stores.tables.append(name, bad)
+            done.quarantined, done.letters = done.quarantined + broken.num_rows, done.letters + letters.num_rows
         position = book.cover(marks, rows=len(fresh) > 0, at=now)
         if len(fresh):
             append_reveals(self.stores.tables, source, fresh.table, position)
         done.rows, done.reveals = done.rows + found.rows, done.reveals + len(fresh)
-        done.quarantined, done.ahead = done.quarantined + quarantined, done.ahead + ahead
+        done.ahead += ahead
         self.hold(done, fresh.table)
 
     def hold(self, done: Ingested, fresh: pa.Table) -> None:
@@ -212,28 +226,14 @@ class _Run:
         elif done.fresh is not None or done.reveals == len(fresh):
             done.fresh = fresh if done.fresh is None else pa.concat_tables([done.fresh, fresh])
 
-    def unknown(self, table: str, reveals: pa.Table) -> pa.Table:
-        """Return the reveals that the table lacks, in order of arrival."""
-        if self.stores.tables.describe(table) is None or not reveals.num_rows:
-            return reveals
-        first, last = pc.min_max(reveals[ARRIVAL]).as_py().values()
-        known = self.stores.tables.read(table, columns=KEYS, where=[(ARRIVAL, ">=", first), (ARRIVAL, "<=", last)])
-        marked = reveals.append_column("_place", pa.array(np.arange(reveals.num_rows)))
-        fresh = marked.select([*KEYS, "_place"]).join(known, keys=KEYS, join_type="left anti")["_place"]
-        return reveals.take(pa.array(np.sort(fresh.to_numpy())))
-
-    def quarantine(self, rows: pa.Table) -> int:
-        """Set bad rows aside, each once; return how many there were."""
-        fresh = rows
-        if rows.num_rows and self.stores.tables.describe(QUARANTINE) is not None:
-            source = rows["source"][0].as_py()
-            held = self.stores.tables.read(QUARANTINE, columns=SET_ASIDE, where=[("source", "=", source)])
-            known = {tuple(row.values()) for row in held.to_pylist()}
-            places = [i for i, row in enumerate(rows.select(SET_ASIDE).to_pylist()) if tuple(row.values()) not in known]
-            fresh = rows.take(pa.array(places, pa.int64()))
-        if fresh.num_rows:
-            self.stores.tables.append(QUARANTINE, fresh)
-        return int(rows.num_rows)
+    def unknown(self, source: SourceDefinition, reveals: pa.Table) -> pa.Table:
+        """Return the reveals that neither the source's table nor the quarantine has, in order of arrival."""
+        tables, name = self.stores.tables, reveals_table(source.name)
+        if reveals.num_rows and tables.describe(name) is not None:
+            first, last = pc.min_max(reveals[ARRIVAL]).as_py().values()
+            where: list[Filter] = [(ARRIVAL, ">=", first), (ARRIVAL, "<=", last)]
+            reveals = _without(reveals, tables.read(name, columns=KEYS, where=where))
+        return _without(reveals, reveals_kept(quarantined(tables, source.name)))
 
     def materialize(self, ingested: list[Ingested]) -> int:
         """Bring the online store up to the tables; return the newest arrival.
@@ -313,3 +313,11 @@ class _Run:
         rows = [*self.rows, ["model", str(data.get("version", "")), str(data.get("outcome", ""))]]
         table = Table("What was done", ["step", "what", "result"], rows)
         return View(f"Run {data['run']} of {self.project.target}", data, [table], (f"Next: {note}",))
+
+
+def _without(reveals: pa.Table, known: pa.Table) -> pa.Table:
+    if not (reveals.num_rows and known.num_rows):
+        return reveals
+    marked = reveals.append_column("_place", pa.array(np.arange(reveals.num_rows)))
+    fresh = marked.select([*KEYS, "_place"]).join(known, keys=KEYS, join_type="left anti")["_place"]
+    return reveals.take(pa.array(np.sort(fresh.to_numpy())))

@@ -23,6 +23,7 @@ from headrace.monitoring.incidents import Incidents, channels_of
 from headrace.monitoring.performance import LiveWindow
 from headrace.monitoring.plan import MonitoringState
 from headrace.monitoring.run import Monitoring
+from headrace.pipelines.baselines import load_baselines
 from headrace.pipelines.control import ControlLoop, ControlState
 from headrace.pipelines.feed import Feed, open_project_streams
 from headrace.pipelines.feed_metrics import FeedCollector
@@ -104,7 +105,14 @@ class Controller:
             skew=partial(skew_fact, self.project, self.stores),
         )
         state = ControlState(**kept["control"]) if kept else ControlState(labelled_until=now, serving_since=now)
-        gates = Gatekeeper(self.project, stores.ledger, stores.tables, state=kept.get("gatekeeper"), streaming=True)
+        gates = Gatekeeper(
+            self.project,
+            stores.ledger,
+            stores.tables,
+            state=kept.get("gatekeeper"),
+            streaming=True,
+            baselines=load_baselines(stores.ledger, stores.blobs, self.project.plan.sources),
+        )
         loop = ControlLoop(
             self.project, footing, self.service.router, monitoring, gates, state, training=self._unlocked
         )

@@ -17,7 +17,7 @@ from headrace.core.identity import content_hash
 from headrace.core.location import user_frame, user_location
 from headrace.core.time import Instant, duration, zone_of
 
-MOST_COLUMNS = 62  # a reveal says in the bits of a positive int64 which columns it states
+MOST_COLUMNS = 10_000
 RESERVED = ("_row_id", "_arrival", "_stated", "_content")  # the columns of reveals, see `sources.record`
 History = Literal["scd2", "snapshots"]
 DTYPES: dict[Any, str] = {str: "str", int: "int", float: "float", bool: "bool", Instant: "instant", date: "date"}
@@ -285,6 +285,11 @@ def source_of(column: Column[Any]) -> SourceDefinition:
     return definition_of(column.owner)
 
 
+def is_reserved(name: str) -> bool:
+    """Tell whether reveals have a column of this name."""
+    return name in RESERVED or name.startswith("_stated_")
+
+
 def _collect(cls: type[Source], location: str) -> tuple[tuple[Column[Any], ...], tuple[Column[Any], ...]]:
     """Name the class's columns and type them from their annotations; return them and a composite row id's parts."""
     hints, columns = _annotations(cls), []
@@ -295,7 +300,7 @@ def _collect(cls: type[Source], location: str) -> tuple[tuple[Column[Any], ...],
         if value.parts:
             composite = value.parts
             continue
-        if name in RESERVED:
+        if is_reserved(name):
             raise DefinitionError(
                 f"{cls.__name__}.{name}: the name is Headrace's own",
                 where=value.location,

@@ -19,7 +19,6 @@ from headrace.core.location import user_frame, user_location
 from headrace.core.time import Date, Instant
 from headrace.sources.definition import (
     MOST_COLUMNS,
-    RESERVED,
     Source,
     SourceDefinition,
     SourceMeta,
@@ -27,6 +26,7 @@ from headrace.sources.definition import (
     definition_of,
     entity,
     event_time,
+    is_reserved,
     row_id,
 )
 
@@ -180,7 +180,7 @@ class _Chosen:
         self.table, present = table, Counter(table.column_names)
         wanted = {*names}
         kinds = ((field.name, _dtype(field.type)) for field in table.schema if field.name in wanted)
-        self.dtypes = {name: dtype for name, dtype in kinds if name and name not in RESERVED and dtype}
+        self.dtypes = {name: dtype for name, dtype in kinds if name and not is_reserved(name) and dtype}
         doubled = sorted(name for name in self.dtypes if present[name] > 1)
         if doubled or len(self.dtypes) > MOST_COLUMNS:
             raise DefinitionError(

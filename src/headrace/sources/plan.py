@@ -15,7 +15,7 @@ from headrace.core.expressions import Column, Moment, Row
 from headrace.core.identity import encode_key
 from headrace.sources.content import cell_words, content_column, content_of
 from headrace.sources.definition import SourceDefinition
-from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, STATED, Reveal, RevealBatch
+from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, Reveal, RevealBatch
 from headrace.sources.values import arrow_type
 from headrace.sources.zones import ends_of_days
 
@@ -44,11 +44,6 @@ class Statement:
     places: tuple[int, ...]
     moment: Moment | None
     per_row: Callable[[Row], int | None]
-
-    @property
-    def mask(self) -> int:
-        """Return the bit mask of the stated places."""
-        return sum(1 << p for p in self.places)
 
 
 class Expansion:
@@ -132,6 +127,8 @@ def expand(definition: SourceDefinition, table: pa.Table, *, lag: int = 0) -> Re
     """
     import pyarrow as pa
 
+    from headrace.sources.stated import Stated
+
     expansion = expansion_of(definition)
     table = table.combine_chunks()
     ids = row_ids(definition, table)
@@ -140,7 +137,9 @@ def expand(definition: SourceDefinition, table: pa.Table, *, lag: int = 0) -> Re
     if not found:
         return RevealBatch(definition, reveal_schema(definition).empty_table())
     order = _ordered(definition, found, table, ids)
-    fixed = [ids.take(pa.array(order.rows)), pa.array(order.arrival), pa.array(order.stated), pa.array(order.content)]
+    stated = Stated.of_groups([part.statement.places for part in found], order.group, len(definition.columns))
+    known = [ids.take(pa.array(order.rows)), pa.array(order.arrival)]
+    fixed = [*known, *stated.arrays(), pa.array(order.content)]
     arrays = fixed + _gather(definition, table, [part.statement for part in found], order)
     return RevealBatch(definition, pa.Table.from_arrays(arrays, schema=reveal_schema(definition)))
 
@@ -167,7 +166,10 @@ def reveal_schema(definition: SourceDefinition) -> pa.Schema:
     """Return the Arrow schema of a source's reveals, as `RevealBatch` describes it."""
     import pyarrow as pa
 
-    fixed = [(ROW_ID, pa.binary()), (ARRIVAL, pa.int64()), (STATED, pa.int64()), (CONTENT, pa.int64())]
+    from headrace.sources.stated import stated_names
+
+    numbers = [ARRIVAL, *stated_names(len(definition.columns)), CONTENT]
+    fixed = [(ROW_ID, pa.binary()), *((name, pa.int64()) for name in numbers)]
     return pa.schema([*fixed, *((c.name, arrow_type(c.dtype)) for c in definition.columns)])
 
 
@@ -187,7 +189,6 @@ class _Order:
     rows: Ints
     group: NDArray[np.int16]
     arrival: Ints
-    stated: Ints
     content: Ints
 
 
@@ -258,9 +259,7 @@ def _ordered(definition: SourceDefinition, found: Sequence[_Revealed], table: pa
     arrival = np.concatenate([part.arrival for part in found])
     group = np.repeat(np.arange(len(found), dtype=np.int16), [len(part.rows) for part in found])
     order = np.lexsort((content, _rank(ids)[rows], arrival))
-    group = group[order]
-    stated = np.array([part.statement.mask for part in found], np.int64)[group]
-    return _Order(rows[order], group, arrival[order], stated, content[order])
+    return _Order(rows[order], group[order], arrival[order], content[order])
 
 
 def _contents(definition: SourceDefinition, part: _Revealed, table: pa.Table, cells: Cells) -> Ints:

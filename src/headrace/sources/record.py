@@ -11,7 +11,7 @@ from headrace.sources.definition import SourceDefinition
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ROW_ID, ARRIVAL, STATED, CONTENT = "_row_id", "_arrival", "_stated", "_content"
+ROW_ID, ARRIVAL, CONTENT = "_row_id", "_arrival", "_content"
 
 
 class Reveal(NamedTuple):
@@ -33,8 +33,8 @@ class Reveal(NamedTuple):
 class RevealBatch:
     """Hold reveals of one source as an Arrow table, the form in which they are checked, stored and queried.
 
-    Columns: `_row_id` binary, `_arrival` int64 (microseconds UTC), `_stated` int64 (bit i: the source's column i is
-    stated), `_content` int64, then every declared column under its own name, null where it is not stated.
+    Columns: `_row_id` binary, `_arrival` int64 (microseconds UTC), `_stated` and perhaps more int64 (the bits of the
+    stated columns, see `sources.stated`), `_content` int64, then every declared column under its own name, null where it is not stated.
     Rows are ordered by (arrival, row id, content).
     """
 
@@ -57,7 +57,9 @@ class RevealBatch:
     def reveals(self) -> Iterator[Reveal]:
         """Yield the reveals one by one, in order."""
         arrivals, ids = self.table[ARRIVAL].to_pylist(), self.table[ROW_ID].to_pylist()
-        stated, contents = self.table[STATED].to_pylist(), self.table[CONTENT].to_pylist()
+        from headrace.sources.stated import Stated
+
+        stated, contents = Stated.of(self.table).masks(), self.table[CONTENT].to_pylist()
         columns = [self.table[c.name].to_pylist() for c in self.source.columns]
         patterns: dict[int, tuple[int, ...]] = {}
         for i, mask in enumerate(stated):

@@ -16,6 +16,7 @@ from headrace.sources.jsonlines import LINE
 from headrace.sources.plan import reveal_schema
 from headrace.sources.readers import Extract
 from headrace.sources.record import ARRIVAL, Reveal, RevealBatch
+from headrace.sources.stated import Stated
 from headrace.sources.values import placing_columns, plain, refusal_schema, unplaced
 
 
@@ -75,11 +76,15 @@ def batch_of(definition: SourceDefinition, reveals: Sequence[Reveal]) -> RevealB
     for i, reveal in enumerate(ordered):
         for place_, value in zip(reveal.places, reveal.values, strict=True):
             columns[place_][i] = value
-    masks = [sum(1 << p for p in r.places) for r in ordered]
-    fixed: list[list[Any]] = [[r.row_id for r in ordered], [r.arrival for r in ordered], masks]
-    fixed.append([r.content for r in ordered])
+    places = list(dict.fromkeys(r.places for r in ordered))
+    numbers = {stated: i for i, stated in enumerate(places)}
+    group = np.array([numbers[r.places] for r in ordered], np.int64)
+    stated = Stated.of_groups(places, group, len(definition.columns))
+    known = [pa.array([r.row_id for r in ordered], pa.binary()), pa.array([r.arrival for r in ordered], pa.int64())]
+    fixed = [*known, *stated.arrays(), pa.array([r.content for r in ordered], pa.int64())]
     schema = reveal_schema(definition)
-    arrays = [pa.array(values, field.type) for values, field in zip([*fixed, *columns], schema, strict=True)]
+    types = schema.types[len(fixed) :]
+    arrays = [*fixed, *(pa.array(values, kind) for values, kind in zip(columns, types, strict=True))]
     return RevealBatch(definition, pa.Table.from_arrays(arrays, schema=schema))
 
 

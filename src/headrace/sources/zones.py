@@ -36,6 +36,8 @@ def localise(local: NDArray[np.int64], zone: str) -> Localised:
     >>> int(found.instants[0]) - 1383442200000000 == 4 * HOUR, found.ambiguous
     (True, 1)
     """
+    if zone == "UTC":
+        return Localised(local, 0, 0)
     rules = zone_of(zone)
     hours, place = np.unique(local // HOUR, return_inverse=True)
     offsets = np.zeros(len(hours), np.int64)

@@ -13,10 +13,12 @@ import numpy as np
 from headrace.core.identity import row_hash
 from headrace.core.time import DAY, Instant, format_duration
 from headrace.sources.definition import shift_of
-from headrace.sources.record import ARRIVAL, ROW_ID, STATED, RevealBatch
-from headrace.validation.definition import NullRate, RowCount
+from headrace.sources.record import ARRIVAL, ROW_ID, RevealBatch
+from headrace.sources.stated import Stated
+from headrace.validation.definition import NullRate
 from headrace.validation.plan import Measure
 from headrace.validation.record import CheckResult, Status
+from headrace.validation.statistics import demand
 
 SAMPLES = 5
 REMEMBERED = 20_000  # rows already counted that are still recognised when restated: 0.4 MB of state for each check
@@ -24,6 +26,8 @@ REMEMBERED = 20_000  # rows already counted that are still recognised when resta
 
 class Meter(Protocol):
     """Measure one check over deliveries; all its state is in `dump`."""
+
+    check: Measure
 
     def add(self, batch: RevealBatch) -> None:
         """Take in the accepted reveals of a delivery."""
@@ -40,16 +44,6 @@ class Meter(Protocol):
     def dump(self) -> dict[str, Any]:
         """Return the state as plain JSON."""
         ...
-
-
-def meter(measure: Measure, state: Mapping[str, Any], null_period: int) -> Meter:
-    """Return a check's meter with the state that an earlier one dumped, or, with {}, a new one."""
-    quantity = measure.limit.quantity
-    if isinstance(quantity, NullRate):
-        return NullRateMeter(measure, state, null_period)
-    if isinstance(quantity, RowCount):
-        return RowCountMeter(measure, state)
-    return FreshnessMeter(measure, state)
 
 
 class NullRateMeter:
@@ -99,7 +93,7 @@ class NullRateMeter:
         share = nulls / rows
         measured = f"{share:.4g} of {rows} rows due in {format_duration(self.period)}"
         status: Status = "passed" if limit.holds(share) else "failed"
-        return CheckResult(check.name, check.severity, status, share, measured, _demand(check), rows, nulls)
+        return CheckResult(check.name, check.severity, status, share, measured, demand(check.limit), rows, nulls)
 
     def copy(self) -> Meter:
         """Return a meter with a state of its own that is equal now."""
@@ -182,10 +176,10 @@ class RowCountMeter:
             mean = (total[back:-1] - total[: -1 - back]) / back
             far = np.where(known, np.abs(own - mean) - limit.threshold[0] * mean, -np.inf)
             bad, worst = far > 0, int(np.argmax(far))
-            demand = f"within {limit.threshold[0]:g} of {mean[worst]:.1f}, the mean of {back}d before"
+            wanted = f"within {limit.threshold[0]:g} of {mean[worst]:.1f}, the mean of {back}d before"
         else:
             bad = np.array([not limit.holds(int(count)) for count in own])
-            worst, demand = int(np.argmax(bad)), _demand(check)
+            worst, wanted = int(np.argmax(bad)), demand(check.limit)
         failing = [_day(start + int(i)) for i in np.flatnonzero(bad)]
         status: Status = "failed" if failing else "passed"
         measured = f"{own[worst]} rows on {_day(start + worst)}"
@@ -195,7 +189,7 @@ class RowCountMeter:
             status,
             float(own[worst]),
             measured,
-            demand,
+            wanted,
             int(known.sum()),
             len(failing),
             tuple(failing[:SAMPLES]),
@@ -234,7 +228,7 @@ class FreshnessMeter:
         age = now - self.newest
         status: Status = "passed" if check.limit.holds(age) else "failed"
         measured = f"{format_duration(age)}, since {Instant(self.newest).isoformat()}"
-        return CheckResult(check.name, check.severity, status, float(age), measured, _demand(check))
+        return CheckResult(check.name, check.severity, status, float(age), measured, demand(check.limit))
 
     def copy(self) -> Meter:
         """Return a meter with a state of its own that is equal now."""
@@ -245,20 +239,12 @@ class FreshnessMeter:
         return {"newest": self.newest}
 
 
-def _demand(check: Measure) -> str:
-    limit = check.limit
-    if limit.op == "between":
-        return f"between {limit.threshold[0]:g} and {limit.threshold[1]:g}"
-    return f"{limit.op} {limit.shown(limit.threshold)}"
-
-
 def _day(day: int) -> str:
     return Instant(day * DAY).day()
 
 
 def _stated(batch: RevealBatch, name: str) -> Any:
-    place = batch.source.index[batch.source.by_name[name]]
-    return (batch.table[STATED].to_numpy() >> place & 1).astype(bool)
+    return Stated.of(batch.table).says(batch.source.index[batch.source.by_name[name]])
 
 
 def _cells(batch: RevealBatch, name: str) -> Iterator[tuple[int, Any]]:

@@ -9,17 +9,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from headrace.core.errors import DefinitionError
-from headrace.core.expressions import Column
-from headrace.core.limits import Limit
+from headrace.core.expressions import Column, Expr, columns_of, on_table, type_of
+from headrace.core.limits import Limit, Statistic
 from headrace.core.time import DAY
-from headrace.sources.definition import SourceDefinition
-from headrace.sources.record import STATED
-from headrace.sources.zones import EARLIEST, LATEST
-from headrace.validation.definition import Checks, ForeignKey, Freshness, NullRate, RowCount, Severity, Warned
+from headrace.sources.definition import SourceDefinition, definition_of
+from headrace.validation.custom import condition_of, refuse_unreadable
+from headrace.validation.definition import (
+    Checks,
+    Distance,
+    ForeignKey,
+    Freshness,
+    Graded,
+    Honest,
+    Measured,
+    Missing,
+    NullRate,
+    RowCheck,
+    RowCount,
+    Severity,
+    Unique,
+)
+from headrace.validation.pandera import borrowed_from
+from headrace.validation.rules import NUMBERS, Rule, rules_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,18 +42,18 @@ if TYPE_CHECKING:
 
     Mask = NDArray[np.bool_]
 
-NUMBERS = ("int", "float", "instant", "date")
-
 
 @dataclass(frozen=True, eq=False)
-class Rule:
-    """Demand something of every stated value of one column; `bad_values` is `bad_value` for an Arrow array."""
+class Condition:
+    """Demand something of several columns of a row; `holds` says of each row of a table true, false or null.
+
+    Columns stand in the table under their own names in the declared types. Null is no fault.
+    """
 
     name: str
-    column: Column[Any]
-    place: int
-    bad_value: Callable[[Any], bool]
-    bad_values: Callable[[pa.Array], Mask]
+    columns: tuple[Column[Any], ...]
+    severity: Severity
+    holds: Callable[[pa.Table], pa.ChunkedArray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +82,22 @@ class Reference:
 
 
 @dataclass(frozen=True, eq=False)
+class Uniqueness:
+    """Demand that no two rows have the same values in some columns; all but the first of them are bad rows."""
+
+    check: Unique
+    severity: Severity
+
+
+@dataclass(frozen=True, eq=False)
 class ValidationPlan:
     """Hold a source's compiled checks."""
 
     source: SourceDefinition
     rules: tuple[Rule, ...]
+    conditions: tuple[Condition, ...]
     references: tuple[Reference, ...]
+    uniques: tuple[Uniqueness, ...]
     measures: tuple[Measure, ...]
     bad_rows: Severity
     max_bad: float
@@ -84,19 +108,6 @@ class ValidationPlan:
             rule.name for rule in self.rules if rule.column.name in event and rule.bad_value(event[rule.column.name])
         ]
 
-    def judge(self, table: pa.Table) -> list[tuple[Rule, Mask, int]]:
-        """Return each rule with its bad rows among a table of reveals, and how many rows state its column."""
-        import numpy as np
-
-        stated = table[STATED].to_numpy()
-        found = []
-        for rule in self.rules:
-            says = (stated >> rule.place & 1).astype(bool)
-            values = table[rule.column.name].combine_chunks()
-            bad = rule.bad_values(values) & says if len(values) else np.zeros(0, bool)
-            found.append((rule, bad, int(says.sum())))
-        return found
-
 
 def plan_validation(definition: SourceDefinition) -> ValidationPlan:
     """Compile a source's checks; without any, what the columns declare is checked and bad rows are quarantined.
@@ -105,18 +116,77 @@ def plan_validation(definition: SourceDefinition) -> ValidationPlan:
         DefinitionError: a check does not fit its column or its source, or measures what nothing here can measure.
     """
     checks: Checks = Checks() if definition.checks is None else definition.checks
-    measures: list[Measure] = []
-    references: list[Reference] = []
-    for given in checks.checks:
-        check, warned = (given.check, True) if isinstance(given, Warned) else (given, False)
-        if isinstance(check, ForeignKey):
-            place = _place(definition, check.column, check.location)
-            references.append(Reference(check, place, "warn" if warned else checks.bad_rows))
-        else:
-            _measurable(definition, check)
-            measures.append(Measure(check, "warn" if warned else "stop"))
-    rules = tuple(rule for place, column in enumerate(definition.columns) for rule in _rules(column, place))
-    return ValidationPlan(definition, rules, tuple(references), tuple(measures), checks.bad_rows, checks.max_bad)
+    rules = [rule for place, column in enumerate(definition.columns) for rule in rules_of(column, place)]
+    borrowed = () if checks.schema is None else borrowed_from(checks.schema, definition, checks.location)
+    declared = {rule.name for rule in rules}
+    found: dict[type, list[Any]] = {Condition: [], Reference: [], Uniqueness: [], Measure: []}
+    for given in (*checks.checks, *borrowed):
+        if isinstance(given, Rule):
+            if given.name not in declared:  # what both demand is demanded once
+                rules.append(given)
+            continue
+        compiled = _compiled(definition, given, checks.bad_rows)
+        found[type(compiled)].append(compiled)
+    _refuse_doubles(definition, [c.name for c in found[Measure]] + [c.name for c in found[Condition]])
+    conditions, references, uniques, measures = (tuple(found[kind]) for kind in found)
+    return ValidationPlan(
+        definition, tuple(rules), conditions, references, uniques, measures, checks.bad_rows, checks.max_bad
+    )
+
+
+def _compiled(definition: SourceDefinition, given: Any, bad_rows: Severity) -> Any:
+    check, own = (given.check, given.severity) if isinstance(given, Graded) else (given, None)
+    if isinstance(check, ForeignKey):
+        if check.column.dtype != check.target.dtype:
+            raise DefinitionError(
+                f"{definition.name}: a reference to values of another type",
+                where=check.location,
+                got=f"{check.column}: {check.column.dtype}",
+                expected=f"{check.target}: {check.target.dtype}",
+            )
+        return Reference(check, _place(definition, check.column, check.location), own or bad_rows)
+    if isinstance(check, Unique):
+        for column in check.columns:
+            _place(definition, column, check.location)
+        return Uniqueness(check, own or bad_rows)
+    if isinstance(check, RowCheck):
+        for column in check.columns:
+            _place(definition, column, check.location)
+        columns = check.columns or definition.columns
+        return Condition(str(check), columns, own or bad_rows, condition_of(check, definition))
+    if isinstance(check, Expr):
+        return _expression(definition, check, own or bad_rows)
+    _measurable(definition, check)
+    return Measure(check, own or "stop")
+
+
+def _expression(definition: SourceDefinition, check: Expr[Any], severity: Severity) -> Condition:
+    columns = columns_of(check)
+    for column in columns:
+        _place(definition, column, check.location)
+    if type_of(check) != "bool" or not columns:
+        raise DefinitionError(
+            f"{definition.name}: not a condition on its rows",
+            where=check.location,
+            got=str(check),
+            expected="a comparison of columns, as arrived > departed",
+        )
+    return Condition(
+        str(check).removeprefix("(").removesuffix(")"), columns, severity, lambda table: on_table(check, table)
+    )
+
+
+def _refuse_doubles(definition: SourceDefinition, names: list[str]) -> None:
+    """Refuse two checks of one name: their histories could not be told apart."""
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise DefinitionError(
+            f"{definition.name}: a check stands there twice",
+            where=definition.location,
+            got=doubled,
+            expected="each check once",
+            next_step="remove one, or give it another name=",
+        )
 
 
 def _place(definition: SourceDefinition, column: Column[Any], where: str) -> int:
@@ -133,16 +203,27 @@ def _place(definition: SourceDefinition, column: Column[Any], where: str) -> int
 
 def _measurable(definition: SourceDefinition, limit: Limit) -> None:
     quantity = limit.quantity
-    if isinstance(quantity, NullRate):
+    if isinstance(quantity, (NullRate, Distance)):
         _place(definition, quantity.column, limit.location)
-    elif not isinstance(quantity, (RowCount, Freshness)):
+    if isinstance(quantity, Honest) and quantity.column is not None:
+        _place(definition, quantity.column, limit.location)
+    if isinstance(quantity, Distance):
+        _comparable(definition, quantity, limit.location)
+    elif isinstance(quantity, Statistic):
+        _computable(definition, quantity, limit.location)
+    elif isinstance(quantity, Measured):
+        refuse_unreadable(quantity.by, limit.location)
+    elif not isinstance(quantity, (NullRate, RowCount, Freshness, Missing, Honest)):
         raise DefinitionError(
             f"{definition.name}: nothing a delivery can be measured by",
             where=limit.location,
             got=str(quantity),
-            expected="hr.null_rate(column), hr.row_count() or hr.freshness()",
+            expected="hr.null_rate(column), hr.row_count(), hr.freshness(), hr.mean(column), hr.psi(column) and others",
             next_step="limits on models belong to gates, limits on live values to monitors",
         )
+    bounds = limit.threshold if isinstance(limit.threshold, tuple) else (limit.threshold,)
+    if not all(math.isfinite(bound) for bound in bounds):
+        raise DefinitionError(f"{definition.name}: a limit is a finite number", where=limit.location, got=str(limit))
     if limit.op == "within" and limit.threshold[1] % DAY:
         raise DefinitionError(
             f"{definition.name}: row counts are compared by whole days",
@@ -152,146 +233,40 @@ def _measurable(definition: SourceDefinition, limit: Limit) -> None:
         )
 
 
-def _rules(column: Column[Any], place: int) -> list[Rule]:
-    import numpy as np
-
-    found = []
-    if not column.nullable:
-        found.append(Rule(f"{column} is not null", column, place, lambda v: v is None, _null))
-    if column.dtype == "float" and not column.allow_nan:
-        finite = Rule(
-            f"{column} is finite",
-            column,
-            place,
-            lambda v: v is not None and not math.isfinite(v),
-            lambda values: _on_numbers(values, lambda v: ~np.isfinite(v)),
+def _computable(definition: SourceDefinition, quantity: Statistic, where: str) -> None:
+    read = [e for e in (quantity.value, quantity.where) if e is not None]
+    for expr in read:
+        for column in columns_of(expr):
+            _place(definition, column, where)
+    kinds = ("count", "sum", "mean", "min", "max", "stddev", "rate", "quantile")
+    dtype = None if quantity.value is None else type_of(quantity.value)
+    numeric = dtype in (*NUMBERS, "bool") or quantity.kind == "count"
+    boolean = dtype == "bool" or quantity.kind != "rate"
+    condition = quantity.where is None or type_of(quantity.where) == "bool"
+    own = quantity.rows is None or definition_of(quantity.rows) is definition
+    if quantity.kind not in kinds or not (numeric and boolean and condition and own):
+        raise DefinitionError(
+            f"{definition.name}: nothing that can be computed over a delivery",
+            where=where,
+            got=f"{quantity} of {dtype or 'rows'}",
+            expected=f"one of {', '.join(kinds)}, of numbers (rate and where= of conditions)",
         )
-        found.append(finite)
+
+
+def _comparable(definition: SourceDefinition, quantity: Distance, where: str) -> None:
+    column = quantity.column
+    numeric = column.dtype in ("int", "float")
+    wrong = None
     if column.dtype in ("instant", "date"):
-        found += _bounds(column, place, EARLIEST, LATEST, "is in the years 1 to 9999")
-    if column.ge is not None or column.le is not None:
-        found += _declared_bounds(column, place)
-    if column.matches is not None:
-        found.append(_pattern(column, place, column.matches))
-    if column.allowed is not None:
-        found.append(_membership(column, place, column.allowed))
-    return found
-
-
-def _declared_bounds(column: Column[Any], place: int) -> list[Rule]:
-    bounds = [b for b in (column.ge, column.le) if b is not None]
-    if column.dtype not in NUMBERS or not all(math.isfinite(b) for b in bounds):
+        wrong = "instants move on by themselves: compare something computed from them"
+    elif quantity.kind == "ks" and not numeric:
+        wrong = "ks compares numbers; hr.psi, hr.kl and hr.js compare categories too"
+    elif quantity.against and numeric:
+        wrong = "against= gives shares of categories; numbers are compared with a stored baseline"
+    if wrong:
         raise DefinitionError(
-            f"{column}: ge and le are finite numbers, for numbers",
-            where=column.location,
-            got=f"{column.dtype}, {bounds}",
-            expected="an int or float column",
-            next_step="isin= lists allowed values, matches= takes a pattern",
+            f"{definition.name}: a distance that means nothing",
+            where=where,
+            got=f"{quantity} of {column.dtype}",
+            next_step=wrong,
         )
-    # An integer compares with an integer: as floats, large ones would be rounded.
-    whole = column.dtype != "float"
-    low = None if column.ge is None else math.ceil(column.ge) if whole else column.ge
-    high = None if column.le is None else math.floor(column.le) if whole else column.le
-    found = [] if low is None else _bounds(column, place, low, None, f">= {column.ge:g}")
-    return found + ([] if high is None else _bounds(column, place, None, high, f"<= {column.le:g}"))
-
-
-def _bounds(column: Column[Any], place: int, low: float | None, high: float | None, says: str) -> list[Rule]:
-    """Return the rule that values lie within bounds; NaN lies within any, whether it may be there is asked apart."""
-
-    def outside(v: Any) -> bool:
-        return v is not None and ((low is not None and v < low) or (high is not None and v > high))
-
-    def all_outside(values: pa.Array) -> Mask:
-        return _on_numbers(
-            values, lambda v: (v < low) if high is None else (v > high) if low is None else (v < low) | (v > high)
-        )
-
-    return [Rule(f"{column} {says}", column, place, outside, all_outside)]
-
-
-def _pattern(column: Column[Any], place: int, pattern: str) -> Rule:
-    """Return the rule that whole texts match. RE2 on both ways: linear in the text, whatever the pattern."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    anchored = f"^(?:{pattern})$"
-
-    def unlike(values: pa.Array) -> Mask:
-        wrong: Mask = pc.invert(pc.fill_null(pc.match_substring_regex(values, anchored), True)).to_numpy(
-            zero_copy_only=False
-        )
-        return wrong
-
-    @lru_cache(maxsize=4096)
-    def one(value: str) -> bool:
-        return bool(unlike(pa.array([value], pa.string()))[0])
-
-    if column.dtype != "str":
-        raise DefinitionError(f"{column}: matches= is for texts", where=column.location, got=column.dtype)
-    try:
-        one("")
-    except pa.ArrowInvalid as error:
-        raise DefinitionError(
-            f"{column}: not a pattern",
-            where=column.location,
-            got=error,
-            expected="RE2 syntax: regular expressions without look-around and back-references",
-        ) from error
-    return Rule(f"{column} matches {pattern}", column, place, lambda v: v is not None and one(v), unlike)
-
-
-def _membership(column: Column[Any], place: int, allowed: tuple[Any, ...]) -> Rule:
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    numeric = column.dtype != "str"
-    if not allowed or any(isinstance(a, str) == numeric or a is None for a in allowed):
-        raise DefinitionError(
-            f"{column}: isin= lists values of the column's type",
-            where=column.location,
-            got=list(allowed) or "none",
-            expected=column.dtype,
-        )
-    members = frozenset(m for a in allowed if (m := _member(a, column.dtype)) is not None)
-
-    def strangers(values: pa.Array) -> Mask:
-        if numeric:
-            return _on_numbers(values, lambda v: ~np.isin(v, np.array(sorted(members), v.dtype)))
-        known = pc.is_in(values, value_set=pa.array(sorted(members), pa.string()))
-        return (pc.and_(pc.invert(known), pc.is_valid(values))).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
-
-    return Rule(
-        f"{column} is one of {_few(allowed)}", column, place, lambda v: v is not None and v not in members, strangers
-    )
-
-
-def _member(value: Any, dtype: str) -> Any:
-    """Return an allowed value as the column's type, None if nothing of that type equals it (1.5 for an int)."""
-    if dtype == "str":
-        return value
-    if dtype == "float":
-        return None if math.isnan(value) else float(value)
-    whole = math.isfinite(value) and value == int(value) and -(2**63) <= value < 2**63
-    return int(value) if whole else None
-
-
-def _few(values: tuple[Any, ...]) -> str:
-    return ", ".join(map(str, values[:8])) + (", …" if len(values) > 8 else "")
-
-
-def _null(values: pa.Array) -> Mask:
-    nulls: Mask = values.is_null().to_numpy(zero_copy_only=False)
-    return nulls
-
-
-def _on_numbers(values: pa.Array, bad: Callable[[Any], Mask]) -> Mask:
-    """Ask of the numbers only; null is never bad."""
-    import numpy as np
-    import pyarrow.compute as pc
-
-    null = _null(values)
-    filled = pc.fill_null(values, False if str(values.type) == "bool" else 0)
-    numbers = filled.to_numpy(zero_copy_only=False)
-    return bad(numbers.astype(np.int64) if numbers.dtype == bool else numbers) & ~null

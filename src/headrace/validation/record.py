@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from headrace.core.errors import ChecksFailed, SchemaChanged
+from headrace.core.errors import ChecksFailed, SchemaChanged, UsageError, did_you_mean
 from headrace.core.time import Instant
 from headrace.sources.record import RevealBatch
+from headrace.stats.profiles import Profile
 from headrace.validation.definition import Severity
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 Status = Literal["passed", "failed", "undefined"]
 Action = Literal["pass", "quarantine", "stop"]
 WORST = {"stop": 0, "quarantine": 1, "warn": 2}
+SHOWN_PROFILES = 200  # columns whose distribution a verdict keeps; each takes some kilobytes at most
 NAMED = 3  # failed checks that an error names; the verdict has them all
 
 
@@ -71,10 +74,11 @@ class Held:
 
 
 @dataclass(frozen=True, eq=False)
-class Verdict:
-    """Say what a delivery may do: pass, pass without its bad rows, or stop what comes after.
+class Findings:
+    """Say what checking some rows found, and what they may do: pass, pass without the bad ones, or stop.
 
-    `accepted` goes on (nothing of a stopped delivery does), `quarantined` (see `quarantine_schema`) is kept aside.
+    `quarantined` holds bad rows (see `quarantine_schema`). `profiles` are the columns' distributions over the bins of
+    their baseline, where there is one.
     """
 
     source: str
@@ -83,9 +87,8 @@ class Verdict:
     action: Action
     rows: int
     results: tuple[CheckResult, ...]
-    held: Mapping[str, Held]
-    accepted: RevealBatch
     quarantined: pa.Table
+    profiles: Mapping[str, Profile]
 
     @property
     def failed(self) -> tuple[CheckResult, ...]:
@@ -113,19 +116,46 @@ class Verdict:
             next_step="repair the data and deliver again; a check that may fail is written hr.warn(check)",
         )
 
+    def __getitem__(self, name: str) -> CheckResult:
+        """Return the result of the check whose name is, or begins with, `name`."""
+        for fits in (str.__eq__, str.startswith):
+            for result in self.results:
+                if fits(result.name, name):
+                    return result
+        raise UsageError(
+            f"{self.source} has no such check",
+            got=name,
+            expected=[r.name for r in self.results],
+            next_step=did_you_mean(name, [r.name for r in self.results]),
+        )
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the verdict as plain JSON: results that did not pass in full, the others by name."""
+        """Return the findings as plain JSON: results that did not pass in full, the others by name and measured value."""
+        passed = [r for r in self.results if r.status == "passed"]
         return {
             "source": self.source,
             "at": int(self.at),
             "action": self.action,
             "rows": self.rows,
-            "accepted": len(self.accepted),
             "quarantined": int(self.quarantined.num_rows),
             "results": [r.to_dict() for r in self.results if r.status != "passed"],
-            "passed": [r.name for r in self.results if r.status == "passed"],
-            "known_at": {name: {"values": h.values, "share": h.share} for name, h in self.held.items()},
+            "passed": [[r.name, r.severity, r.rows, r.value] for r in passed],
         }
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict(Findings):
+    """Say what a delivery may do: `accepted` goes on (nothing of a stopped delivery does), the rest is kept aside."""
+
+    held: Mapping[str, Held]
+    accepted: RevealBatch
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the verdict as plain JSON."""
+        known = {name: {"values": h.values, "share": h.share} for name, h in self.held.items()}
+        profiles = {name: profile.to_dict() for name, profile in list(self.profiles.items())[:SHOWN_PROFILES]}
+        told = {"accepted": len(self.accepted), "known_at": known}
+        return super().to_dict() | told | ({"profiles": profiles} if profiles else {})
 
 
 SCHEMA = "columns as declared"
@@ -134,10 +164,24 @@ SCHEMA = "columns as declared"
 def quarantine_schema() -> pa.Schema:
     """Return the Arrow schema of quarantined rows.
 
-    `position` says where the row stood in what was delivered, `reason` which rules it broke, `payload` is what it
-    stated, as JSON. `row_id` and `arrival` (microseconds UTC) are null for rows that could not become reveals.
+    `id` names the row by what it is, so that the same row found again is the same. `at` is the verdict's moment,
+    `position` where the row stood in what was delivered, `reason` which checks it broke, one a line, and `payload` what
+    it stated, as JSON. `row_id`, `arrival` (microseconds UTC), `stated` (see `stated_text`) and `content` are the reveal's, null for rows
+    that could not become one.
     """
     import pyarrow as pa
 
-    texts = [(name, pa.string()) for name in ("source", "position", "reason", "payload")]
-    return pa.schema([*texts, ("row_id", pa.binary()), ("arrival", pa.int64())])
+    texts = [(name, pa.string()) for name in ("id", "source", "position", "reason", "payload", "stated")]
+    numbers = [(name, pa.int64()) for name in ("at", "arrival", "content")]
+    return pa.schema([*texts, ("row_id", pa.binary()), *numbers])
+
+
+def stated_text(places: Sequence[int]) -> str:
+    """Return places of columns as a quarantined row keeps them: the number whose bits they are, in hexadecimal."""
+    return f"{sum(1 << place for place in places):x}"
+
+
+def quarantine_id(*parts: bytes | str | int) -> str:
+    """Return the name of a quarantined row: 16 bytes in hexadecimal."""
+    encoded = [part if isinstance(part, bytes) else str(part).encode() for part in parts]
+    return hashlib.blake2b(b"".join(len(p).to_bytes(8, "big") + p for p in encoded), digest_size=16).hexdigest()

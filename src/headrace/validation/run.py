@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,30 @@ from headrace.core.identity import row_hash
 from headrace.core.time import DAY, Instant
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.plan import moments_on, reveal_schema
-from headrace.sources.record import ARRIVAL, ROW_ID, STATED, RevealBatch
-from headrace.sources.values import plain, refusal_schema
-from headrace.validation.measures import SAMPLES, meter
-from headrace.validation.plan import Reference, plan_validation
-from headrace.validation.record import SCHEMA, Action, CheckResult, Held, Status, Verdict, quarantine_schema
+from headrace.sources.record import ARRIVAL, ROW_ID, Reveal, RevealBatch
+from headrace.sources.stated import Stated
+from headrace.sources.values import arrow_type, plain, refusal_schema
+from headrace.stats.profiles import Profile
+from headrace.validation.baseline import Baseline, ColumnTally
+from headrace.validation.blocks import blocks_of
+from headrace.validation.definition import Honest
+from headrace.validation.keys import KeySet
+from headrace.validation.measures import SAMPLES
+from headrace.validation.meters import meter
+from headrace.validation.plan import Measure, plan_validation
+from headrace.validation.record import (
+    SCHEMA,
+    Action,
+    CheckResult,
+    Held,
+    Status,
+    Verdict,
+    quarantine_id,
+    quarantine_schema,
+    stated_text,
+)
+from headrace.validation.reveals import Earlier, Known, judge_reveals
 
-Known = Callable[[Column[Any], Sequence[Any]], Collection[Any]]
 Mask = NDArray[np.bool_]
 NULL_PERIOD = 30 * DAY
 FORMAT = 1
@@ -32,7 +49,8 @@ class Validator:
     """Validate one source's deliveries in the order of their arrival.
 
     `state` is what `dump` of an earlier validator returned. Null rates are measured over the rows that fell due in
-    `null_period` microseconds up to the verdict: one bad day is not yet a broken feed.
+    `null_period` microseconds up to the verdict: one bad day is not yet a broken feed. `baseline` holds the
+    distributions that distances are measured from.
     """
 
     def __init__(
@@ -41,11 +59,14 @@ class Validator:
         *,
         state: Mapping[str, Any] | None = None,
         null_period: int = NULL_PERIOD,
+        baseline: Baseline | None = None,
     ) -> None:
-        self.definition = definition
+        self.definition, self.baseline = definition, baseline or {}
         self.plan = plan_validation(definition)
         kept: Mapping[str, Any] = {} if state is None else _meters_of(definition, state)
-        self.meters = {m.name: meter(m, kept.get(m.name, {}), null_period) for m in self.plan.measures}
+        self.meters = {
+            m.name: meter(m, kept.get(m.name, {}), null_period, definition, self.baseline) for m in self.plan.measures
+        }
 
     def validate(
         self,
@@ -53,6 +74,7 @@ class Validator:
         *,
         now: int,
         known: Known | None = None,
+        earlier: Earlier | None = None,
         refused: pa.Table | None = None,
         observed: bool = True,
         where: str = "delivery",
@@ -60,7 +82,8 @@ class Validator:
     ) -> Verdict:
         """Return the verdict on a delivery at the instant `now`.
 
-        `known(column, values)` returns those of some values that stand in another source's column, for foreign keys.
+        `known` says which values stand in another source's column, for foreign keys, and `earlier` which reveals of some
+        rows were accepted before, for conditions over columns that become known at different moments.
         `refused` are rows that could not become reveals (`sources.run.Load.refused`): they are bad rows too.
         `observed` says whether arrivals were observed; only then is the share that `known_at` held for measured.
         `where` names the delivery in the quarantine. A stopped delivery leaves no trace in the validator's state, so
@@ -71,7 +94,7 @@ class Validator:
         if deviations:
             return self._stopped(now, deviations, len(batch))
         refused = refusal_schema().empty_table() if refused is None else refused
-        results, broken = self._rows(batch, known)
+        results, broken = self._rows(batch, known, earlier)
         bad = np.zeros(len(batch), bool)
         for mask, _ in broken:
             bad |= mask
@@ -82,7 +105,7 @@ class Validator:
         before = {name: check.copy() for name, check in self.meters.items()}
         for check in self.meters.values():
             check.add(good)
-            results.append(check.measure(now))
+            results.append(_known_arrivals(check.measure(now), check.check, observed))
         failed = [r for r in results if r.status == "failed"]
         stop = any(r.severity == "stop" for r in failed)
         whole = refuses if streaming else stop
@@ -96,9 +119,10 @@ class Validator:
             action,
             rows,
             tuple(results),
+            _quarantine(batch, broken, bad, refused, where, now),
+            self._profiles(good),
             _held(batch) if observed else {},
             RevealBatch(self.definition, good.table.slice(0, 0)) if whole else good,
-            _quarantine(batch, broken, bad, refused, where),
         )
 
     def stopped_by(self, error: SchemaChanged, now: int) -> Verdict:
@@ -109,24 +133,30 @@ class Validator:
         """Return the state as plain JSON."""
         return {"format": FORMAT, "meters": {name: check.dump() for name, check in self.meters.items()}}
 
-    def _rows(self, batch: RevealBatch, known: Known | None) -> tuple[list[CheckResult], list[tuple[Mask, str]]]:
-        """Return the results of rules and references, and the masks of rows that may not pass, with the reason."""
+    def _rows(
+        self, batch: RevealBatch, known: Known | None, earlier: Earlier | None
+    ) -> tuple[list[CheckResult], list[tuple[Mask, str]]]:
+        """Return the results of all checks of single rows, and the masks of rows that may not pass, with the reason."""
         results, broken = [], []
-        for rule, bad, rows in self.plan.judge(batch.table):
-            results.append(self._counted(batch, rule.name, self.plan.bad_rows, bad, rows))
-            if self.plan.bad_rows != "warn":
-                broken.append((bad, rule.name))
-        for reference in self.plan.references:
-            name = str(reference.check)
-            if known is None:
-                why = f"nothing says which values of {reference.check.target} are known"
-                results.append(CheckResult(name, reference.severity, "undefined", reason=why))
-                continue
-            bad, rows = _dangling(batch, reference, known)
-            results.append(self._counted(batch, name, reference.severity, bad, rows))
-            if reference.severity != "warn":
-                broken.append((bad, name))
+        for judged in judge_reveals(self.plan, batch, known, earlier):
+            results.append(self._counted(batch, judged.name, judged.severity, judged.bad, judged.rows))
+            if judged.severity != "warn" and judged.bad.any():
+                broken.append((judged.bad, judged.name))
+        for reference in self.plan.references if known is None else ():
+            why = f"nothing says which values of {reference.check.target} are known"
+            results.append(CheckResult(str(reference.check), reference.severity, "undefined", reason=why))
         return results, broken
+
+    def _profiles(self, good: RevealBatch) -> dict[str, Profile]:
+        """Return the accepted rows' distributions over the bins of the baseline."""
+        found = {}
+        for name, held in self.baseline.items():
+            if name in self.definition.by_name:
+                tally = ColumnTally(self.definition.by_name[name], held, fine=False)
+                for block in blocks_of(good):
+                    tally.take(tally.part(block))
+                found[name] = tally.profile()
+        return found
 
     def _counted(self, batch: RevealBatch, name: str, severity: Any, bad: Mask, rows: int) -> CheckResult:
         failing = int(bad.sum())
@@ -161,7 +191,9 @@ class Validator:
         nothing = RevealBatch(self.definition, reveal_schema(self.definition).empty_table())
         empty = quarantine_schema().empty_table()
         definition = self.definition
-        return Verdict(definition.name, definition.location, Instant(now), "stop", rows, (result,), {}, nothing, empty)
+        return Verdict(
+            definition.name, definition.location, Instant(now), "stop", rows, (result,), empty, {}, {}, nothing
+        )
 
 
 class KnownKeys:
@@ -177,12 +209,23 @@ class KnownKeys:
     def __init__(self, columns: Sequence[Column[Any]], state: Mapping[str, Sequence[Any]] | None = None) -> None:
         self.columns = tuple(columns)
         self.values: dict[str, set[Any]] = {str(c): set((state or {}).get(str(c), ())) for c in columns}
+        self.sets: dict[str, KeySet] = {}
 
     def learn(self, batch: RevealBatch) -> None:
         """Take in the accepted reveals of any source."""
         for column in self.columns:
             if column in batch.source.index:
+                before = len(self.values[str(column)])
                 self.values[str(column)].update(batch.table[column.name].drop_null().unique().to_pylist())
+                if len(self.values[str(column)]) > before:
+                    self.sets.pop(str(column), None)
+
+    def keys(self, column: Column[Any]) -> KeySet:
+        """Return every value that a column has had."""
+        name = str(column)
+        if name not in self.sets:
+            self.sets[name] = KeySet(pa.array(sorted(self.values[name]), arrow_type(column.dtype)))
+        return self.sets[name]
 
     def __call__(self, column: Column[Any], values: Sequence[Any]) -> Collection[Any]:
         """Return those of `values` that the column has had."""
@@ -221,17 +264,11 @@ def _deviations(definition: SourceDefinition, schema: pa.Schema) -> list[tuple[s
     return found
 
 
-def _dangling(batch: RevealBatch, reference: Reference, known: Known) -> tuple[Mask, int]:
-    """Return which reveals refer to nothing, and how many refer at all; null refers to nothing and is no fault."""
-    import pyarrow.compute as pc
-
-    check = reference.check
-    says = (batch.table[STATED].to_numpy() >> reference.place & 1).astype(bool)
-    values = batch.table[check.column.name].combine_chunks()
-    there = says & values.is_valid().to_numpy(zero_copy_only=False)
-    found = pa.array(sorted(known(check.target, values.drop_null().unique().to_pylist())), values.type)
-    is_known = pc.is_in(values, value_set=found).to_numpy(zero_copy_only=False)
-    return there & ~is_known, int(there.sum())
+def _known_arrivals(result: CheckResult, check: Measure, observed: bool) -> CheckResult:
+    """Return the result; arrivals that were assumed from `known_at` itself say nothing about it."""
+    if observed or not isinstance(check.limit.quantity, Honest):
+        return result
+    return CheckResult(check.name, check.severity, "undefined", reason="arrivals were not observed")
 
 
 def _held(batch: RevealBatch) -> dict[str, Held]:
@@ -240,10 +277,10 @@ def _held(batch: RevealBatch) -> dict[str, Held]:
     Values are judged whose moment the same reveal tells.
     """
     definition, table = batch.source, batch.table
-    arrival, stated, found = table[ARRIVAL].to_numpy(), table[STATED].to_numpy(), {}
+    arrival, stated, found = table[ARRIVAL].to_numpy(), Stated.of(table), {}
     for place, column in enumerate(definition.columns):
         moment, known = moments_on(definition.moments[column], table)
-        there = known & (stated >> place & 1).astype(bool) & table[column.name].is_valid().to_numpy()
+        there = known & stated.says(place) & table[column.name].is_valid().to_numpy()
         if there.any():
             found[column.name] = Held(int(there.sum()), int((moment[there] <= arrival[there]).sum()))
     return found
@@ -259,15 +296,26 @@ def _samples(batch: RevealBatch, rows: NDArray[np.int64]) -> tuple[str, ...]:
 
 
 def _quarantine(
-    batch: RevealBatch, broken: Sequence[tuple[Mask, str]], bad: Mask, refused: pa.Table, where: str
+    batch: RevealBatch, broken: Sequence[tuple[Mask, str]], bad: Mask, refused: pa.Table, where: str, now: int
 ) -> pa.Table:
     rows = np.flatnonzero(bad)
     definition, picked = batch.source, batch.table.take(pa.array(rows))
-    found: list[dict[str, Any]] = [{"source": definition.name, **row} for row in refused.to_pylist()]
-    for at, row in zip(rows.tolist(), picked.to_pylist(), strict=True):
-        stated = {c.name: plain(c, row[c.name]) for i, c in enumerate(definition.columns) if row[STATED] >> i & 1}
-        reasons = "; ".join(name for mask, name in broken if mask[at])
-        payload = orjson.dumps(stated).decode()
-        fixed = {"source": definition.name, "position": where, "reason": reasons, "payload": payload}
-        found.append(fixed | {"row_id": row[ROW_ID], "arrival": row[ARRIVAL]})
+    fixed = {"source": definition.name, "at": now}
+    found: list[dict[str, Any]] = []
+    for row in refused.to_pylist():
+        told = {name: row[name] for name in ("position", "reason", "payload", "arrival")}
+        found.append({"id": quarantine_id(definition.name, row["position"], row["raw"]), **fixed, **told})
+    for at, reveal in zip(rows.tolist(), RevealBatch(definition, picked).reveals(), strict=True):
+        reasons = "\n".join(name for mask, name in broken if mask[at])
+        found.append(quarantined_row(definition, reveal, where, reasons, now))
     return pa.Table.from_pylist(found, quarantine_schema())
+
+
+def quarantined_row(definition: SourceDefinition, reveal: Reveal, where: str, reasons: str, now: int) -> dict[str, Any]:
+    """Return a reveal as a row of the quarantine (`quarantine_schema`)."""
+    columns = [definition.columns[place] for place in reveal.places]
+    stated = {c.name: plain(c, value) for c, value in zip(columns, reveal.values, strict=True)}
+    name = quarantine_id(definition.name, reveal.row_id, reveal.arrival, reveal.content)
+    told = {"id": name, "source": definition.name, "at": now, "position": where, "reason": reasons}
+    told |= {"row_id": reveal.row_id, "arrival": reveal.arrival, "content": reveal.content}
+    return told | {"stated": stated_text(reveal.places), "payload": orjson.dumps(stated).decode()}

@@ -17,8 +17,9 @@ from headrace.core.time import DAY, HOUR, Instant
 from headrace.sources.content import content_of
 from headrace.sources.definition import Source, column, definition_of, entity, event_time, row_id
 from headrace.sources.plan import expand, reveal_of, row_ids
-from headrace.sources.record import ARRIVAL, ROW_ID, STATED, Reveal
+from headrace.sources.record import ARRIVAL, ROW_ID, Reveal
 from headrace.sources.run import batch_of, iter_deliveries
+from headrace.sources.stated import STATED
 from headrace.sources.values import arrow_type
 
 

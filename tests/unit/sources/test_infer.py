@@ -112,7 +112,7 @@ def test_a_table_without_keys_or_times_says_what_to_name() -> None:
     with pytest.raises(UsageError, match="a table that speaks no Arrow"):
         hr.source([1, 2])
     with pytest.raises(DefinitionError, match="more columns than a source can have"):
-        hr.source(pa.table({f"c{n}": [n] for n in range(10_000)}))
+        hr.source(pa.table({f"c{n}": [n] for n in range(10_001)}))
 
 
 def test_local_timestamps_need_a_zone() -> None:

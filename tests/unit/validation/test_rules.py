@@ -16,11 +16,12 @@ from headrace.core.time import Date, Instant
 from headrace.monitoring.definition import live
 from headrace.sources.definition import Source, column, definition_of, event_time, row_id
 from headrace.sources.plan import reveal_of
-from headrace.sources.record import ARRIVAL
+from headrace.sources.record import ARRIVAL, RevealBatch
 from headrace.sources.run import batch_of
 from headrace.sources.zones import EARLIEST, LATEST
 from headrace.validation.definition import Checks, foreign_key, null_rate, row_count
 from headrace.validation.plan import ValidationPlan, plan_validation
+from headrace.validation.reveals import judge_reveals
 
 BIG = 2**53 + 1
 
@@ -67,23 +68,28 @@ EVENTS = st.fixed_dictionaries(
 )
 
 
+def judged(batch: RevealBatch) -> dict[str, tuple[Any, int]]:
+    """Return each rule's bad rows, and how many rows state its column."""
+    rules = {rule.name for rule in PLAN.rules}
+    return {j.name: (j.bad, j.rows) for j in judge_reveals(PLAN, batch, None, None) if j.name in rules}
+
+
 @given(st.lists(EVENTS, min_size=1, max_size=5))
 def test_one_event_and_a_table_are_judged_alike(events: list[dict[str, Any]]) -> None:
     for event in events:
         batch = batch_of(ROWS, reveal_of(ROWS, event))
         assert len(batch) == 1
-        found = [rule.name for rule, bad, _ in PLAN.judge(batch.table) if bad[0]]
-        assert found == PLAN.broken(event)
+        assert [name for name, (bad, _) in judged(batch).items() if bad[0]] == PLAN.broken(event)
     together = batch_of(ROWS, [reveal for event in events for reveal in reveal_of(ROWS, event)])
-    counts = {rule.name: int(bad.sum()) for rule, bad, _ in PLAN.judge(together.table)}
+    counts = {name: int(bad.sum()) for name, (bad, _) in judged(together).items()}
     assert counts == {rule.name: sum(rule.name in PLAN.broken(event) for event in events) for rule in PLAN.rules}
 
 
 def test_every_edge_is_judged_alike() -> None:
     for name, value in [(name, value) for name, values in EDGES.items() for value in [*values, None]]:
         event = {"key": "k", "at": 0, name: value, ARRIVAL: 0}
-        table = batch_of(ROWS, reveal_of(ROWS, event)).table
-        assert [rule.name for rule, bad, _ in PLAN.judge(table) if bad[0]] == PLAN.broken(event), (name, value)
+        found = judged(batch_of(ROWS, reveal_of(ROWS, event)))
+        assert [rule for rule, (bad, _) in found.items() if bad[0]] == PLAN.broken(event), (name, value)
 
 
 @pytest.mark.parametrize(
@@ -120,14 +126,15 @@ def test_each_rule_has_its_edge(name: str, value: Any, broken: list[str]) -> Non
 def test_what_is_not_stated_breaks_nothing() -> None:
     assert PLAN.broken({"key": "k"}) == []
     batch = batch_of(ROWS, reveal_of(ROWS, {"key": "k", "kind": "a", ARRIVAL: 0}))
-    assert not any(bad.any() for _, bad, _ in PLAN.judge(batch.table))
-    assert {rule.column.name: rows for rule, _, rows in PLAN.judge(batch.table)} == {
-        name: int(name in ("key", "kind")) for name in ROWS.by_name
-    }
+    found = judged(batch)
+    assert not any(bad.any() for bad, _ in found.values())
+    told = {rule.column.name: found[rule.name][1] for rule in PLAN.rules}
+    assert told == {name: int(name in ("key", "kind")) for name in ROWS.by_name}
 
 
 def test_no_reveals_are_judged() -> None:
-    assert all(bad.dtype == np.bool_ and not len(bad) for _, bad, _ in PLAN.judge(batch_of(ROWS, []).table))
+    found = judged(batch_of(ROWS, []))
+    assert all(bad.dtype == np.bool_ and not len(bad) and not rows for bad, rows in found.values())
 
 
 def planned(checks: Checks | None = None, **options: Any) -> ValidationPlan:

@@ -75,6 +75,8 @@ def test_bad_rows_are_kept_aside_with_reason_payload_and_position() -> None:
     assert verdict.action == "quarantine"
     assert [reveal.values for reveal in verdict.accepted.reveals()] == [("a", START), ("b", START)]
     row = verdict.quarantined.to_pylist()[0]
+    assert (len(row.pop("id")), row.pop("at"), row.pop("stated")) == (32, START, "19")
+    assert row.pop("content") == next(r.content for r in reveal_of(definition, bad) if r.places == (0, 3, 4))
     assert json.loads(row.pop("payload")) == {"trip": "b", "ended": "2013-07-01T00:00:00Z", "delay": 900.0}
     assert row == {
         "source": "Trips",
@@ -358,4 +360,4 @@ def test_a_verdict_is_plain_json() -> None:
             "reason": "fewer than 7 days before 2013-07-01 have been seen",
         }
     ]
-    assert "Trips.delay <= 600" in found["passed"]
+    assert ["Trips.delay <= 600", "quarantine", 0, None] in found["passed"]
