@@ -92,7 +92,7 @@ def _parts(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
 
 
 def _drop_old(store: KeyValue, lane: LanePlan, newest: int) -> None:
-    """Drop a lane's events that arrived before `newest`: history has them, where they still hold."""
+    """Drop a lane's events that had arrived by `newest`: history has them, where they still hold."""
     online = OnlineLane(lane.lane, lane.outputs)
     with store.read() as snapshot:
         keys = list(head_keys(key for key, _ in snapshot.items(DATABASE, lane.prefix)))
@@ -101,7 +101,7 @@ def _drop_old(store: KeyValue, lane: LanePlan, newest: int) -> None:
             access = transaction.access(DATABASE)
             transaction.get_many(DATABASE, part)  # of a store over a network: in one round trip
             for key in part:
-                kept = [event for order, event in _stored(online, access.get, key) if order[1] >= newest]
+                kept = [event for order, event in _stored(online, access.get, key) if order[1] > newest]
                 online.clear(access, key)
                 online.fill(access, key, b"".join(kept))
 

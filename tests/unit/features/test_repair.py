@@ -167,7 +167,8 @@ def test_a_backfill_never_overwrites_what_a_stream_applied_meanwhile(store: KeyV
 
     backfill(store, PLAN.groups, newest, read, told)
     as_offline(store, [*before, *later], newest + HOUR)
-    backfill(store, PLAN.groups, newest, lambda: {"Readings": table}, lambda done, total: None)
+    whole = batch_of(SOURCE, [*before, *later]).table  # what is applied was stored before
+    backfill(store, PLAN.groups, newest, lambda: {"Readings": whole}, lambda done, total: None)
     as_offline(store, [*before, *later], newest + HOUR)
 
 
