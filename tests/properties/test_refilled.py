@@ -121,7 +121,7 @@ def test_a_group_filled_beside_a_stream_is_as_if_streamed(group: type[hr.Feature
 def plan_rows(source: type[hr.Source]) -> FeaturePlan:
     """Return features of another group of a source, so that its rows are stored."""
 
-    class Counted(hr.FeatureGroup, of=source, entity=source.shop):  # type: ignore[attr-defined, call-arg]
+    class Counted(hr.FeatureGroup, of=source, entity=source.shop):
         rows = hr.count().over("1d")
 
     return plan_features([Counted], "")
