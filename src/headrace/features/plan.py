@@ -90,22 +90,6 @@ class DatasetPlan(FeaturePlan):
     grid: Grid | None
     active: GroupPlan | None
 
-    def own_label(self) -> RowLabel:
-        """Return the label as an expression of the row, for those who follow rows one by one.
-
-        Raises:
-            DefinitionError: it is computed from another table.
-        """
-        if isinstance(self.label, RowLabel):
-            return self.label
-        raise DefinitionError(
-            "labels that another table decides are joined for training, not yet while a version serves",
-            where=self.dataset.location,
-            got=str(self.dataset.label),
-            expected="a label of the row's own columns",
-            next_step="headrace run trains and gates it",
-        )
-
     @cached_property
     def sources(self) -> tuple[SourceDefinition, ...]:
         """Return the sources that the dataset reads, the rows' first."""

@@ -45,17 +45,18 @@ class MaturedRows:
 
 
 @dataclass(frozen=True, eq=False)
-class _Asked:
-    """Hold rows that had matured, before their features are computed."""
+class LabelledRows:
+    """Hold rows that had matured, as known at their moments `t`, with labels and weights, before features are computed."""
 
     rows: pa.Table
     t: Ints
     label: Floats
     weight: Floats
 
-    def take(self, places: Ints) -> _Asked:
+    def take(self, places: Ints) -> LabelledRows:
+        """Return some of the rows."""
         rows = self.rows.take(pa.array(places))
-        return _Asked(rows, self.t[places], self.label[places], self.weight[places])
+        return LabelledRows(rows, self.t[places], self.label[places], self.weight[places])
 
 
 def matured_rows(
@@ -72,7 +73,7 @@ def matured_rows(
     They come by moment; with `limit` the newest of them. A row without a label by then is kept as censored. Only rows
     that the dataset's `where` lets in and its `sample` keeps are there.
     """
-    span = (start if start is not None else ABSENT, min(end if end is not None else NEVER, as_of - plan.mature + 1))
+    span = _span(plan, as_of, start, end)
     asked = _grid(plan, histories, span, as_of) if plan.grid is not None else _table(plan, histories, span, as_of)
     count = len(asked.t)
     if plan.sample is not None:
@@ -83,7 +84,21 @@ def matured_rows(
     return MaturedRows(asked.rows, asked.t, values, asked.label, asked.weight, count)
 
 
-def _table(plan: DatasetPlan, histories: Mapping[str, History], span: tuple[int, int], as_of: int) -> _Asked:
+def matured_labels(
+    plan: DatasetPlan, reveals: Mapping[str, pa.Table], *, as_of: int, start: int, end: int
+) -> LabelledRows:
+    """Return the labels alone of a table's rows, as `matured_rows` gives them; `reveals` are of rows and label's table."""
+    sources = {source.name: source for source in (plan.rows, *plan.label.sources)}
+    histories = {name: History.build(source, reveals[name], as_of) for name, source in sources.items()}
+    return _table(plan, histories, _span(plan, as_of, start, end), as_of)
+
+
+def _span(plan: DatasetPlan, as_of: int, start: int | None, end: int | None) -> tuple[int, int]:
+    """Return between which moments, [from, to), rows are taken: by `as_of` they had matured."""
+    return (start if start is not None else ABSENT, min(end if end is not None else NEVER, as_of - plan.mature + 1))
+
+
+def _table(plan: DatasetPlan, histories: Mapping[str, History], span: tuple[int, int], as_of: int) -> LabelledRows:
     """Return the rows of the rows' source, each as known at its moment."""
     base = histories[plan.rows.name]
     last = base.lasts
@@ -103,16 +118,16 @@ def _table(plan: DatasetPlan, histories: Mapping[str, History], span: tuple[int,
         label = table_labels(plan.label, histories, rows, t[places], as_of)
     if plan.labelled_if is not None:
         label[known_by(plan.labelled_if, base, last[places], as_of) != 1.0] = np.nan
-    return _Asked(rows, t[places], label, np.ones(len(places)))
+    return LabelledRows(rows, t[places], label, np.ones(len(places)))
 
 
-def _grid(plan: DatasetPlan, histories: Mapping[str, History], span: tuple[int, int], as_of: int) -> _Asked:
+def _grid(plan: DatasetPlan, histories: Mapping[str, History], span: tuple[int, int], as_of: int) -> LabelledRows:
     rows, t = grid_rows(plan, histories, span)
     assert isinstance(plan.label, TableLabel)
-    return _Asked(rows, t, table_labels(plan.label, histories, rows, t, as_of), np.ones(len(t)))
+    return LabelledRows(rows, t, table_labels(plan.label, histories, rows, t, as_of), np.ones(len(t)))
 
 
-def _sampled(plan: DatasetPlan, sample: Downsample, asked: _Asked) -> _Asked:
+def _sampled(plan: DatasetPlan, sample: Downsample, asked: LabelledRows) -> LabelledRows:
     """Keep a share of the rows with one label; which ones follows from their ids."""
     common = asked.label == sample.value
     kept = ~common
@@ -123,7 +138,7 @@ def _sampled(plan: DatasetPlan, sample: Downsample, asked: _Asked) -> _Asked:
     drawn = np.array([row_hash(b"sample" + (encode_key(list(part)) or b"")) < limit for part in parts], bool)
     kept[places[drawn]] = True
     weight = np.where(common & sample.weight, 1.0 / sample.share, 1.0)
-    return _Asked(asked.rows, asked.t, asked.label, weight).take(np.flatnonzero(kept))
+    return LabelledRows(asked.rows, asked.t, asked.label, weight).take(np.flatnonzero(kept))
 
 
 def training_set(

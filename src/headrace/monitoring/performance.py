@@ -27,6 +27,7 @@ from headrace.stats.profiles import Profile
 
 DEFAULT_PERIOD = DAY  # what is measured where neither `over` nor a beginning is said
 KEEP = 60 * DAY
+LOOKED_AT = 22 * DAY  # how long matured labels are looked back at: two weeks of a monitor, and a week of lateness
 SERVED_ROW = np.dtype(
     [
         ("place", "<i4"),
@@ -130,6 +131,11 @@ class LiveWindow:
             shadow = self._codes.setdefault(name, len(self._codes))
             self._shadows.pending.append((self._count, shadow, other))
         self._count += 1
+
+    @classmethod
+    def lasting(cls, mature: int, *, least: int = KEEP, threshold: float = 0.5) -> Self:
+        """Return a window that keeps predictions until labels that take `mature` microseconds have been looked at."""
+        return cls(keep=max(least, mature + LOOKED_AT), threshold=threshold)
 
     def label(self, row_id: bytes, label: float, *, arrived: int) -> None:
         """State a row's label as it arrived; a label for a row that was never served does no harm."""

@@ -18,6 +18,7 @@ from headrace.monitoring.performance import LiveWindow, Scope
 from headrace.monitoring.plan import Cause, Retrain
 from headrace.monitoring.run import Monitoring
 from headrace.pipelines.gatekeeper import Gatekeeper
+from headrace.pipelines.labelling import maturing
 from headrace.pipelines.learning import Candidate, Footing, learn, load_profile
 from headrace.pipelines.pinned import reads, refuse_other_features
 from headrace.pipelines.project import Project
@@ -227,6 +228,8 @@ class ControlLoop:
 
     def _count_labels(self, now: int) -> None:
         mature = self.project.plan.mature
+        for row_id, label in maturing(self.project.plan, self.footing.tables, self.state.labelled_until, now):
+            self.live.label(row_id, label, arrived=now)
         matured = self.live.matured_labels(self.state.labelled_until - mature, now - mature, now=now)
         self.monitoring.state = self.monitoring.state.labels_matured(matured)
         self.state = replace(self.state, labelled_until=now)

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from headrace.core.errors import UsageError, did_you_mean
 from headrace.core.expressions import columns_of
 from headrace.core.time import DAY, Instant
+from headrace.features.label_plan import RowLabel, TableLabel
 from headrace.features.plan import DatasetPlan
 from headrace.sources.record import ARRIVAL, RevealBatch
 from headrace.sources.stated import Stated
@@ -62,9 +63,11 @@ def spoil(plan: DatasetPlan, batches: Mapping[str, RevealBatch], faults: tuple[F
         "bad_data": _bad_data,
         "late_labels": _late_labels,
     }
+    labels = plan.label.sources[0].name if isinstance(plan.label, TableLabel) else plan.rows.name
     for fault in faults:
         if fault.name in changes:
-            found[plan.rows.name] = changes[fault.name](plan, found[plan.rows.name], fault.day)
+            name = labels if fault.name == "late_labels" else plan.rows.name
+            found[name] = changes[fault.name](plan, found[name], fault.day)
     return found
 
 
@@ -85,10 +88,12 @@ def _bad_data(plan: DatasetPlan, batch: RevealBatch, day: int) -> RevealBatch:
 
 
 def _late_labels(plan: DatasetPlan, batch: RevealBatch, day: int) -> RevealBatch:
-    """Let the reveals that state the label arrive `LATE_BY` later."""
-    table, places = batch.table, [batch.source.index[c] for c in columns_of(plan.own_label().value)]
-    states = Stated.of(table).says_any(places)
-    late = pc.if_else(pc.and_(_on_day(batch, day), pa.array(states)), LATE_BY, 0)
+    """Let the reveals that state the label arrive `LATE_BY` later; where another table decides, all of its."""
+    table, late = batch.table, _on_day(batch, day)
+    if isinstance(plan.label, RowLabel):
+        places = [batch.source.index[c] for c in columns_of(plan.label.value)]
+        late = pc.and_(late, pa.array(Stated.of(table).says_any(places)))
+    late = pc.if_else(late, LATE_BY, 0)
     arrival = pc.add(table[ARRIVAL], late)
     return RevealBatch(batch.source, _replace(table, ARRIVAL, arrival).sort_by(ARRIVAL))
 

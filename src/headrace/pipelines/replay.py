@@ -15,11 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 
 from headrace.core.errors import ConfigurationError, UsageError
-from headrace.core.expressions import columns_of, per_row
 from headrace.core.identity import canonical, content_hash
 from headrace.core.time import DAY, HOUR, Instant, VirtualClock
 from headrace.features.online import OnlineFeatures
@@ -33,6 +31,7 @@ from headrace.monitoring.run import Monitoring
 from headrace.pipelines.control import MODELLED_TRAINING, ControlLoop, ControlState
 from headrace.pipelines.faults import Fault, retyped, spoil
 from headrace.pipelines.gatekeeper import Gatekeeper
+from headrace.pipelines.labelling import RowLabels
 from headrace.pipelines.latency import ModelledStopwatch
 from headrace.pipelines.learning import Footing
 from headrace.pipelines.once import OnceLedger, without_measured
@@ -141,8 +140,7 @@ class _Replay:
         self.project, self.plan, self.stores, self.world = project, plan, stores, world
         self.clock, self.progress = clock, progress
         self.path, self.reader = StreamPath([project.plan]), OnlineFeatures(project.plan)
-        self.label_of = per_row(project.plan.own_label().value, project.plan.rows.index)
-        self.label_places = {project.plan.rows.index[c] for c in columns_of(project.plan.own_label().value)}
+        self.labels = RowLabels(project.plan)
         found = self._checkpoint()
         self.counts: dict[str, int] = dict(found["counts"])
         self.digest: str = found["digest"]
@@ -203,7 +201,9 @@ class _Replay:
         pipeline, stores = self.project.pipeline, self.stores
         threshold = pipeline.decision.value if pipeline.decision else 0.5
         live = (
-            LiveWindow(keep=LIVE_KEPT, threshold=threshold) if found["live"] is None else LiveWindow.load(found["live"])
+            LiveWindow.lasting(self.project.plan.mature, least=LIVE_KEPT, threshold=threshold)
+            if found["live"] is None
+            else LiveWindow.load(found["live"])
         )
         kept = found["state"] or {}
         alerts = FileChannel(stores.state.folder("alerts") / "alerts.jsonl")
@@ -342,27 +342,23 @@ class _Replay:
     def _hour(self, events: list[tuple[int, int, Any, Any]], access: Access) -> None:
         """Handle an hour's events, each at its own instant."""
         apply, predict, get, served = self.path.apply, self.core.predict, access.get, self.loop.served
-        stated = self.project.plan.rows.name
         for instant, kind, subject, reveal in events:
             if kind == 0:
                 apply(access, subject, reveal)
                 self.counts["reveals"] += 1
-                if subject == stated:
-                    self._label(reveal, access)
+                if self.labels.stated(subject, reveal):
+                    self._label(subject, reveal, access)
                 continue
             answer = predict(subject, instant, get)
             self.counts["predictions"] += 1
             self.counts["by_model"] += answer.variant != "fallback"
             served(self.core.row_id(subject), instant, answer)
 
-    def _label(self, reveal: Reveal, access: Access) -> None:
+    def _label(self, source: str, reveal: Reveal, access: Access) -> None:
         """Tell monitoring a row's label once a reveal states a column of it."""
-        if self.label_places.isdisjoint(reveal.places):
-            return
-        row = self.path.row(access.get, self.project.plan.rows.name, reveal.row_id)
+        row = self.path.row(access.get, source, reveal.row_id)
         if row is not None:
-            label = self.label_of(row.values)
-            self.loop.live.label(reveal.row_id, np.nan if label is None else float(label), arrived=reveal.arrival)
+            self.loop.live.label(reveal.row_id, self.labels.of(row.values), arrived=reveal.arrival)
 
     def _gate(self, source: str, day: Instant) -> Any:
         """Judge a day's delivery; with `schema_change` planted it arrives with another type."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-import numpy as np
 import orjson
 import pyarrow as pa
 
 from headrace.core.errors import BackendError
-from headrace.core.expressions import columns_of, per_row
 from headrace.core.time import HOUR, MINUTE, SECOND
 from headrace.features.repair import repair
 from headrace.features.rows import newest_arrival
@@ -28,6 +27,7 @@ from headrace.pipelines.control import ControlLoop, ControlState
 from headrace.pipelines.feed import Feed, open_project_streams
 from headrace.pipelines.feed_metrics import FeedCollector
 from headrace.pipelines.gatekeeper import Gatekeeper
+from headrace.pipelines.labelling import RowLabels
 from headrace.pipelines.learning import Footing, load_profile
 from headrace.pipelines.materialize import Materializer
 from headrace.pipelines.project import Project
@@ -53,8 +53,7 @@ class Controller:
         self.service, self.streams = service, streams
         self.project, self.stores, self.clock = service.project, service.stores, service.clock
         plan = self.project.plan
-        self.path, self.label_of = StreamPath([plan]), per_row(plan.own_label().value, plan.rows.index)
-        self.label_places = {plan.rows.index[c] for c in columns_of(plan.own_label().value)}
+        self.path, self.labels = StreamPath([plan]), RowLabels(plan)
         materializer = Materializer(self.project, self.stores, Silent())
         if materializer.behind():
             materializer.bring_up()  # a process was killed between the tables and the online features
@@ -86,7 +85,9 @@ class Controller:
             pipeline.monitors,
             pipeline.retrain_on,
             pipeline=self.project.name,
-            live=LiveWindow(threshold=threshold) if live_blob is None else LiveWindow.load(live_blob),
+            live=LiveWindow.lasting(self.project.plan.mature, threshold=threshold)
+            if live_blob is None
+            else LiveWindow.load(live_blob),
             incidents=Incidents(stores.ledger.append, channels),
             drift=DriftWatch.load(kept["drift"]) if kept.get("drift") else self._profile(),
             state=MonitoringState(trained=now),
@@ -134,10 +135,10 @@ class Controller:
             get = snapshot.getter(DATABASE)
             for row_id in loop.live.labels.unlabelled():
                 row = self.path.row(get, name, row_id)
-                label = None if row is None else self.label_of(row.values)
-                if row is not None and label is not None:
-                    arrived = newest_arrival(row, sorted(self.label_places))
-                    loop.live.label(row_id, float(label), arrived=arrived)
+                label = math.nan if row is None else self.labels.of(row.values)
+                if row is not None and not math.isnan(label):
+                    arrived = newest_arrival(row, sorted(self.labels.places))
+                    loop.live.label(row_id, label, arrived=arrived)
 
     def _profile(self) -> DriftWatch | None:
         champion = self.service.registry.champion()
@@ -192,12 +193,11 @@ class Controller:
 
     def _applied(self, source: SourceDefinition, reveal: Reveal, access: Access) -> None:
         """Tell the monitors of a label."""
-        if source is self.project.plan.rows and not self.label_places.isdisjoint(reveal.places):
+        if self.labels.stated(source.name, reveal):
             stored = self.path.row(access.get, source.name, reveal.row_id)
-            label = None if stored is None else self.label_of(stored.values)
-            value = np.nan if label is None else float(label)
+            label = math.nan if stored is None else self.labels.of(stored.values)
             with self.service.lock:
-                self.loop.live.label(reveal.row_id, value, arrived=reveal.arrival)
+                self.loop.live.label(reveal.row_id, label, arrived=reveal.arrival)
 
 
 def up(project: Project, *, state: str | None, host: str, port: int, behind_proxy: bool, json: bool) -> None:
