@@ -5,10 +5,13 @@ from __future__ import annotations
 from headrace.core.time import Clock, SystemClock, format_duration
 from headrace.features.stream import DATABASE
 from headrace.pipelines.gatekeeper import QUARANTINE
+from headrace.pipelines.loads import LOADS
 from headrace.pipelines.project import Project
+from headrace.pipelines.quarantine import DECISIONS, finish
 from headrace.pipelines.reveals import reveals_table
 from headrace.pipelines.stores import applied_key, open_stores
 from headrace.pipelines.view import Progress, Table, View
+from headrace.sources.letters import letters_table
 from headrace.sources.record import ARRIVAL
 
 
@@ -20,6 +23,7 @@ def compact(project: Project, *, state: str | None, progress: Progress, clock: C
     """
     retain, rows = project.settings.offline.retention, []
     with open_stores(project, state, clock=clock or SystemClock(), write=True) as stores:
+        finish(stores.ledger, stores.tables, project.plan.sources)  # it reads the versions that its decision names
         for place, source in enumerate(project.plan.sources):
             name = reveals_table(source.name)
             progress.step("compacting", place, len(project.plan.sources), source.name)
@@ -35,8 +39,10 @@ def compact(project: Project, *, state: str | None, progress: Progress, clock: C
                 if transaction.get(DATABASE, applied_key(source.name)) == str(before.version).encode():
                     transaction.put(DATABASE, applied_key(source.name), str(after.version).encode())
             rows.append([name, before.version, after.version, after.rows, removed])
-        if stores.tables.describe(QUARANTINE) is not None:
-            stores.tables.compact(QUARANTINE, retain=retain)
+        letters = [letters_table(source.name) for source in project.plan.sources]
+        for name in (QUARANTINE, DECISIONS, LOADS, *letters):
+            if stores.tables.describe(name) is not None:
+                stores.tables.compact(name, retain=retain)
         progress.step("compacting", len(project.plan.sources), len(project.plan.sources))
     names = ["table", "version before", "version", "rows", "files removed"]
     data = {"retention": retain, "tables": [dict(zip(names, row, strict=True)) for row in rows]}

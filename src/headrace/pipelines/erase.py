@@ -24,11 +24,13 @@ from headrace.core.expressions import Column
 from headrace.core.failpoints import reach
 from headrace.core.time import Clock, SystemClock
 from headrace.monitoring.performance import LiveWindow
+from headrace.pipelines.baselines import SET, pointer
 from headrace.pipelines.feed import open_project_streams, stream_name
 from headrace.pipelines.gatekeeper import QUARANTINE
 from headrace.pipelines.learning import PROFILE
 from headrace.pipelines.materialize import Materializer, find_group
 from headrace.pipelines.project import Project
+from headrace.pipelines.quarantine import finish
 from headrace.pipelines.ranges import PREFIX
 from headrace.pipelines.remains import Remains, remains_of
 from headrace.pipelines.reveals import reveals_table
@@ -106,6 +108,7 @@ def erase(
         erasure = _planned(project, stores, columns, value, keep=yes)
         if not yes:
             return _foretold(erasure, stores, project)
+        finish(stores.ledger, stores.tables, project.plan.sources)  # of tables whose history goes now
         done = _Eraser(project, stores, erasure, why, progress).everywhere_but_online()
         folder, longer = stores.state.path, _longer(stores, project, erasure)
     progress.step("online features", 0, 1)
@@ -222,6 +225,7 @@ class _Eraser:
             ("rows set aside", self.set_aside),
             ("dead letters", self.letters),
             ("profiles", self.profiles),
+            ("baselines", self.baselines),
             ("rows with features", self.derived),
             ("reveals", self.tables),
         ]
@@ -312,19 +316,42 @@ class _Eraser:
         """Replace the value in the profiles against which drift is measured; the versions keep their counts."""
         erased, seen = 0, set()
         for record in self.stores.ledger.read(kinds=[PROFILE], newest_first=True):
-            digest, newest = record.body["blob"], record.subject not in seen
+            newest = record.subject not in seen
             seen.add(record.subject)
-            if not self.stores.blobs.has([digest]):
-                continue
-            held = orjson.loads(self.stores.blobs.get(digest))
-            cleaned = _without(held, self.erasure)
-            if cleaned != held:
+            cleaned = self._cleaned(record.body["blob"])
+            if cleaned is not None:
                 if newest:
-                    blob = self.stores.blobs.put(orjson.dumps(cleaned, option=orjson.OPT_SORT_KEYS)).digest
+                    blob = self.stores.blobs.put(cleaned).digest
                     self.stores.ledger.append([Entry(PROFILE, record.subject, {"blob": blob, "erased": True})])
+                self.stores.blobs.delete([record.body["blob"]])
+                erased += 1
+        return erased
+
+    def baselines(self) -> int:
+        """Replace the value in the distributions that deliveries are compared with; what was set before them goes."""
+        erased, held = 0, self.stores.ledger.pointers("baseline/")
+        for record in self.stores.ledger.read(kinds=[SET], newest_first=True):
+            digest, name = record.body["digest"], pointer(record.subject)
+            cleaned = self._cleaned(digest)
+            if cleaned is not None:
+                if held.get(name) == digest:
+                    blob = self.stores.blobs.put(cleaned).digest
+                    body = {**record.body, "digest": blob, "replaced": digest, "why": "erasure", "erased": True}
+                    entry = Entry(
+                        SET, record.subject, body | {"version": record.body["version"] + 1}, getpass.getuser()
+                    )
+                    self.stores.ledger.append([entry], pointers={name: blob}, expect={name: digest})
                 self.stores.blobs.delete([digest])
                 erased += 1
         return erased
+
+    def _cleaned(self, digest: str) -> bytes | None:
+        """Return a blob of JSON without the value; None where it is gone or does not hold it."""
+        if not self.stores.blobs.has([digest]):
+            return None
+        held = orjson.loads(self.stores.blobs.get(digest))
+        cleaned = _without(held, self.erasure)
+        return None if cleaned == held else orjson.dumps(cleaned, option=orjson.OPT_SORT_KEYS)
 
 
 def _without_letters(traces: Traces, table: pa.Table) -> pa.Array:

@@ -59,16 +59,20 @@ def _of_columns(
     project: Project, name: str, columns: Sequence[str], entries: Sequence[CatalogueEntry], uses: Uses
 ) -> View:
     """Return what follows from some columns."""
-    label = set(columns_read(project.plan)["label"])
+    reads = columns_read(project.plan)
+    label, decided = set(reads["label"]), set(reads["rows"])
     features = [e for e in entries if set(e.reads) & set(columns)]
     used = [e for e in features if e.columns]
-    datasets = [dataset_name(project)] if used or label & set(columns) else []
+    datasets = [dataset_name(project)] if used or (label | decided) & set(columns) else []
     models = list(dict.fromkeys(version for column in columns for version in uses.of_column(column)))
     rows = [["feature", e.feature, ", ".join(sorted(set(e.reads) & set(columns))), _users(e)] for e in features]
     if label & set(columns):
         rows.append(["label", str(project.plan.label), ", ".join(sorted(label & set(columns))), "the dataset"])
+    if decided & set(columns):
+        rows.append(["rows", "which there are", ", ".join(sorted(decided & set(columns))), "the dataset"])
     rows += [["dataset", dataset, "", ""] for dataset in datasets] + [["model", model, "", ""] for model in models]
-    down = {"features": [e.feature for e in features], "label": bool(label & set(columns)), "datasets": datasets}
+    down = {"features": [e.feature for e in features], "label": bool(label & set(columns))}
+    down |= {"rows": bool(decided & set(columns)), "datasets": datasets}
     data = {"node": name, "kind": "column", "columns": list(columns), "downstream": down | {"models": models}}
     title = f"{name}: {len(features)} features, {len(datasets)} datasets and {len(models)} versions follow from it"
     return View(title, data, [Table("What follows from it", ["kind", "name", "reads", "used by"], rows)])
@@ -112,7 +116,8 @@ def _of_version(project: Project, name: str, state: str | None) -> View:
     ]
     up = {"tables": tables, "columns": columns, "features": dict(reads), "groups": version.data.get("groups", {})}
     data = {"node": version.name, "kind": "version", "stage": version.stage, "upstream": up | facts}
-    title = f"{staged(version)}: from {len(reads)} features and {len(columns)} columns of {len(tables)} tables"
+    features = len(set(reads) - {"label", "rows"})
+    title = f"{staged(version)}: from {features} features and {len(columns)} columns of {len(tables)} tables"
     note = f"Next: headrace reproduce {project.typed} {version.name.rsplit('/', 1)[-1]} builds its training set again"
     return View(title, data, shown, (note,))
 
