@@ -44,7 +44,7 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_every_feature_is_listed_with_what_it_is_computed_from(project: Project) -> None:
     view = list_features(project, "", state=None, health=True)
     told = {f["feature"]: (f["computed"], f["window"], f["source"]) for f in view["features"]}
-    wanted: dict[str, tuple[str, str | None, str]] = {
+    every: dict[str, dict[str, tuple[str, str | None, str]]] = {
         "fraud": {
             "Card.merchants[24h]": ("distinct of Transactions.merchant", "1d", "Transactions"),
             "MerchantProfile.mcc": ("latest of Merchants.mcc", None, "Merchants"),
@@ -58,7 +58,8 @@ def test_every_feature_is_listed_with_what_it_is_computed_from(project: Project)
                 "Promotions",
             ),
         },
-    }[project.name.split(".")[0]]
+    }
+    wanted = every[project.name.split(".")[0]]
     assert {name: told.get(name) for name in wanted} == wanted
     assert {s["source"] for s in view["sources"]} == {s.name for s in project.plan.sources}
     keys = [h["keys"] for f in view["features"] for h in f["health"] if f["group"]]

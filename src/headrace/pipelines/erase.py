@@ -368,15 +368,15 @@ def _streams_of(project: Project, streams: Streams, erasure: Erasure) -> Iterato
 
 def _outside(project: Project, stores: Stores, erasure: Erasure) -> list[str]:
     """Say what is left where nothing can be erased or told: events of outside streams, letters that cannot be searched."""
-    found = []
+    found, kind = [], str(project.settings.stores.streams).partition(":")[0]  # the rest of the URL may be secret
     with open_project_streams(project, stores, SystemClock()) as streams:
         if not hasattr(streams, "redact"):
             for name, traces in _streams_of(project, streams, erasure):
                 count = sum(traces.states(message.data) for message in _messages(streams, name))
                 if count:
                     found.append(
-                        f"{count:,} events of stream {name} in {project.settings.stores.streams} state it, where records are "
-                        "not rewritten: delete them there, or wait until its retention is over"
+                        f"{count:,} events of stream {name} state it, and {kind} does not rewrite records: "
+                        "delete them there, or wait until its retention is over"
                     )
     for source in project.plan.sources:
         table, traces = letters_table(source.name), erasure.traces(project, source)
