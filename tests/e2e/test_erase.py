@@ -19,6 +19,7 @@ import pytest
 
 from headrace.core.errors import UsageError
 from headrace.core.time import DAY, Instant, SystemClock, VirtualClock
+from headrace.pipelines.baselines import load_baselines, set_baseline
 from headrace.pipelines.erase import erase
 from headrace.pipelines.project import Project, load_project
 from headrace.pipelines.ranges import materialize_range
@@ -156,6 +157,21 @@ def test_what_is_served_afterwards_knows_nothing_of_it_and_streams_go_on(folder:
     again = erased(folder)
     assert (again["reveals"], again["predictions"]) == (0, 1)  # it was asked about anew
     assert list(held(folder)) == []
+
+
+def test_baselines_lose_the_key_and_hold_on(folder: Path) -> None:
+    project = loaded(folder)
+    for why in ("first", "second"):
+        set_baseline(project, "Orders", why=why)
+    view = erased(folder)
+    assert list(held(folder)) == [] and not any(view["left"].values())
+    with open_stores(project, None, clock=SystemClock(), write=False) as stores:
+        baseline = load_baselines(stores.ledger, stores.blobs, project.plan.sources)["Orders"]
+        records = stores.ledger.read(kinds=["baseline.set"])
+        assert stores.ledger.verify().ok
+    assert "shop-3" in baseline["shop"].profile.categories and KEY not in baseline["shop"].profile.categories
+    assert [record.body["version"] for record in records] == [1, 2, 3]
+    assert records[-1].body["erased"] and view["baselines"] >= 1
 
 
 @pytest.mark.parametrize(
