@@ -12,7 +12,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from headrace.pipelines.project import import_file, load_project
+from headrace.pipelines.project import Project, import_file, load_project
 from headrace.pipelines.run import run
 from headrace.pipelines.view import Silent
 
@@ -141,6 +141,84 @@ def test_fraud_trains_on_labels_of_another_table(fraud: Path) -> None:
     view = run(load_project(str(fraud / "fraud.py")), state=str(fraud / "state"), seed=1, progress=Silent())
     assert view["outcome"] == "promoted"
     assert view["passed"]  # its gate: auc >= 0.6
+
+
+FLIGHTS_SQL = """
+WITH fl AS (SELECT * FROM 'data/flights.parquet'),
+late AS (SELECT carrier, origin, dest, tail, actual_arr AS m, arr_delay AS d, (arr_delay > 15)::INT AS late
+  FROM fl WHERE arr_delay IS NOT NULL AND actual_arr IS NOT NULL),
+left_ AS (SELECT carrier, origin, tail, actual_dep AS m, dep_delay AS d
+  FROM fl WHERE dep_delay IS NOT NULL AND actual_dep IS NOT NULL),
+origin AS (
+  SELECT r.place, avg(e.d) FILTER (e.m >= r.t - INTERVAL 1 HOUR) AS d1, avg(e.d) FILTER (e.m >= r.t - INTERVAL 3 HOUR) AS d3,
+    avg(e.d) AS d24, count(e.d) FILTER (e.m >= r.t - INTERVAL 1 HOUR) AS n1, count(e.d) AS n24
+  FROM asked r LEFT JOIN left_ e ON e.origin = r.origin AND e.m < r.t AND e.m >= r.t - INTERVAL 24 HOUR GROUP BY ALL),
+carrier AS (
+  SELECT r.place, avg(e.late) FILTER (e.m >= r.t - INTERVAL 24 HOUR) AS l24, avg(e.late) AS l7,
+    list_sort(list(e.d) FILTER (e.m >= r.t - INTERVAL 24 HOUR)) AS s24, list_sort(list(e.d) FILTER (e.d IS NOT NULL)) AS s7
+  FROM asked r LEFT JOIN late e ON e.carrier = r.carrier AND e.m < r.t AND e.m >= r.t - INTERVAL 168 HOUR GROUP BY ALL),
+p90 AS (SELECT place, l24, l7, s24[ceil(0.9::DOUBLE * len(s24))::INT] AS q24, s7[ceil(0.9::DOUBLE * len(s7))::INT] AS q7
+  FROM carrier),
+dest AS (
+  SELECT r.place, avg(e.late) FILTER (e.m >= r.t - INTERVAL 6 HOUR) AS t6, avg(e.late) FILTER (e.m >= r.t - INTERVAL 24 HOUR) AS t24,
+    avg(e.late) AS t7, avg(e.d) FILTER (e.m >= r.t - INTERVAL 6 HOUR) AS a6, avg(e.d) FILTER (e.m >= r.t - INTERVAL 24 HOUR) AS a24
+  FROM asked r LEFT JOIN late e ON e.dest = r.dest AND e.m < r.t AND e.m >= r.t - INTERVAL 168 HOUR GROUP BY ALL),
+desk AS (
+  SELECT r.place, avg(e.d) AS desk, max(e.d) AS waiting FROM asked r LEFT JOIN left_ e
+    ON e.carrier = r.carrier AND e.origin = r.origin AND e.m < r.t AND e.m >= r.t - INTERVAL 3 HOUR GROUP BY ALL),
+aircraft AS (
+  SELECT r.place,
+    (SELECT arg_max(e.d, e.m) FROM late e WHERE e.tail = r.tail AND e.m < r.t AND e.m >= r.t - INTERVAL 24 HOUR) AS arrived,
+    (SELECT arg_max(e.d, e.m) FROM left_ e WHERE e.tail = r.tail AND e.m < r.t AND e.m >= r.t - INTERVAL 24 HOUR) AS departed,
+    (SELECT count(*) FROM left_ e WHERE e.tail = r.tail AND e.m < r.t AND e.m >= r.t - INTERVAL 3 HOUR) AS dep3,
+    (SELECT count(*) FROM left_ e WHERE e.tail = r.tail AND e.m < r.t AND e.m >= r.t - INTERVAL 12 HOUR) AS dep12,
+    (SELECT count(*) FROM late e WHERE e.tail = r.tail AND e.m < r.t AND e.m >= r.t - INTERVAL 6 HOUR) AS arr6
+  FROM asked r),
+wx AS (SELECT *, hour + INTERVAL 1 HOUR AS m FROM 'data/weather.parquet'),
+sky AS (
+  SELECT r.place,
+    arg_max(w.temp, w.m) FILTER (w.temp IS NOT NULL AND w.m >= r.t - INTERVAL 3 HOUR) AS temp,
+    arg_max(w.humidity, w.m) FILTER (w.humidity IS NOT NULL AND w.m >= r.t - INTERVAL 3 HOUR) AS humidity,
+    arg_max(w.pressure, w.m) FILTER (w.pressure IS NOT NULL AND w.m >= r.t - INTERVAL 3 HOUR) AS pressure, max(w.precip) AS rain
+  FROM asked r LEFT JOIN wx w ON w.origin = r.origin AND w.m < r.t AND w.m >= r.t - INTERVAL 6 HOUR GROUP BY ALL)
+SELECT asked.place, origin.* EXCLUDE place, p90.* EXCLUDE place, dest.* EXCLUDE place, desk.* EXCLUDE place, sky.* EXCLUDE place,
+  arrived, departed, CASE WHEN asked.tail IS NOT NULL THEN dep3 END AS dep3, CASE WHEN asked.tail IS NOT NULL THEN dep12 END AS dep12,
+  CASE WHEN asked.tail IS NOT NULL THEN arr6 END AS arr6, hour(t AT TIME ZONE 'America/New_York' + INTERVAL 1 HOUR) AS h,
+  isodow(t AT TIME ZONE 'America/New_York' + INTERVAL 1 HOUR) - 1 AS weekday, label_.late::DOUBLE AS label
+FROM asked JOIN origin USING (place) JOIN p90 USING (place) JOIN dest USING (place) JOIN desk USING (place)
+JOIN aircraft USING (place) JOIN sky USING (place)
+JOIN (SELECT flight_id, CASE WHEN actual_arr IS NOT NULL THEN arr_delay > 15 END AS late FROM fl) label_ USING (flight_id)
+ORDER BY place
+"""
+
+
+def test_flights_features_and_labels_are_what_sql_says(flights: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = import_file(flights.folder / "flights.py").dataset.frame(limit=60_000)
+    kept = np.sort(np.random.default_rng(2).choice(len(frame), 1_000, replace=False))
+    ours = frame.arrow().take(kept).to_pydict()
+    monkeypatch.chdir(flights.folder)
+    database = duckdb.connect()
+    database.sql("SET TimeZone = 'UTC'")
+    given = frame.rows.take(kept).select(["flight_id"]).append_column("place", [np.arange(len(kept))])
+    database.register("given", given)
+    database.sql(
+        "CREATE TABLE asked AS SELECT place, f.*, f.sched_dep - INTERVAL 1 HOUR AS t "
+        "FROM given JOIN 'data/flights.parquet' f USING (flight_id)"
+    )
+    theirs = asked(database, FLIGHTS_SQL)
+    names = {"Origin.dep_delay[1h]": "d1", "Origin.dep_delay[3h]": "d3", "Origin.dep_delay[24h]": "d24"}
+    names |= {"Origin.departures[1h]": "n1", "Origin.departures[24h]": "n24", "Carrier.late[24h]": "l24"}
+    names |= {"Carrier.late[7d]": "l7", "Carrier.delay_p90[24h]": "q24", "Carrier.delay_p90[7d]": "q7"}
+    names |= {"Dest.late[6h]": "t6", "Dest.late[24h]": "t24", "Dest.late[7d]": "t7", "Dest.arr_delay[6h]": "a6"}
+    names |= {"Dest.arr_delay[24h]": "a24", "Desk.dep_delay[3h]": "desk", "Desk.waiting[3h]": "waiting"}
+    names |= {"Aircraft.arrived": "arrived", "Aircraft.departed": "departed", "Aircraft.departures[3h]": "dep3"}
+    names |= {"Aircraft.departures[12h]": "dep12", "Aircraft.arrivals[6h]": "arr6", "dep_hour": "h", "label": "label"}
+    names |= {"weekday": "weekday", "Sky.rain[6h]": "rain"} | {
+        f"Sky.now[{n}]": n for n in ("temp", "humidity", "pressure")
+    }
+    assert same(ours, theirs, names) == len(names) * 1_000
+    filled = {name: sum(value is not None for value in ours[name]) for name in names}
+    assert min(filled.values()) > 300, filled
 
 
 DEMAND_SQL = """
