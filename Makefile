@@ -1,4 +1,5 @@
-# Two commands matter: `make demo` and `make test`. Both do their own set-up in .venv; nothing outside this folder changes.
+# Two commands matter: `make demo` and `make test`. Both do their own set-up in .venv; nothing outside this
+# folder changes, but that `make test` installs Java where there is none.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,12 +7,12 @@ STATE ?= .headrace-demo
 # Not in the locks: the CPU build where the package index offers it, else gigabytes of CUDA.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test check sanitize lock bench clean setup setup-dev
+.PHONY: demo test check sanitize lock bench clean setup setup-dev java
 
 demo: setup
 	$(BIN)/headrace demo --state $(STATE)
 
-test: setup-dev
+test: setup-dev java
 	$(BIN)/python -m pytest
 
 check: setup-dev
@@ -22,6 +23,12 @@ check: setup-dev
 
 sanitize: setup-dev
 	PYTHON=$(BIN)/python sh tests/sanitize_kernel.sh
+
+# Spark's tests need Java 17 or newer; Python's packages do not bring a whole one.
+java:
+	@java -version >/dev/null 2>&1 || test -x "$$JAVA_HOME/bin/java" || \
+	  { apt-get update -qq && apt-get install -qq -y openjdk-17-jre-headless; } || \
+	  { echo "Spark's tests need Java 17: install it, or set JAVA_HOME"; exit 1; }
 
 setup: $(VENV)/.ready
 setup-dev: $(VENV)/.ready-dev
@@ -57,6 +64,7 @@ bench: setup-dev
 	$(BIN)/python bench/serving.py
 	$(BIN)/python bench/yardstick.py
 	$(BIN)/python bench/validation.py
+	$(BIN)/python bench/engines.py
 
 clean:
 	rm -rf $(VENV) $(STATE) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist

@@ -18,6 +18,7 @@ from headrace.cli.template import write_project
 from headrace.core.errors import LeakageError
 from headrace.core.expressions import OPERATORS
 from headrace.core.settings import Settings, SourceSettings, Table, load_settings
+from headrace.engines import check_engine
 from headrace.features.plan import plan_dataset
 from headrace.pipelines.project import import_file, load_project
 from headrace.pipelines.run import run
@@ -37,6 +38,7 @@ PAGES = [
     "docs/sources.md",
     "docs/performance.md",
     "docs/validation.md",
+    "docs/engines.md",
     "docs/catalogue.md",
     "docs/state.md",
     "CONTRIBUTING.md",
@@ -179,6 +181,17 @@ def test_the_page_of_sources_runs_as_it_stands(tmp_path: Path, monkeypatch: pyte
         assert (
             f"`{name}`" in page or f"{name} = " in page or name in ("stream", "codec", "schemas", "lateness", "s3")
         ), name
+
+
+def test_the_page_on_engines_runs_and_its_settings_are_read(tmp_path: Path) -> None:
+    page = (ROOT / "docs/engines.md").read_text()
+    assert attempted("docs/engines.md") > 3
+    (settings,) = re.findall(r"```toml\n(.*?)```", page, re.S)
+    (tmp_path / "headrace.toml").write_text(settings)
+    for env in (None, "prod"):
+        check_engine(load_settings(tmp_path, env=env).engines.features)
+    (typed,) = re.findall(r'--engine "(.*?)"', page)
+    check_engine(typed)
 
 
 def test_the_validation_page_runs_as_it_stands() -> None:

@@ -22,6 +22,7 @@ AGGREGATES = "tests/unit/features/test_aggregates.py"
 KERNEL_ITSELF = "tests/properties/test_kernel.py::test_any_order_of_changes_is_the_scan_and_the_definition"
 EXACT = "tests/properties/test_kernel_exact.py"
 TRAINING = "tests/unit/features/test_training_set.py"
+BUCKETS = "tests/unit/features/test_buckets.py"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ MUTANTS = {
         "stream.py", "        if new is None:\n            return False", "        if new is None or reveal.arrival < max(old.arrivals):\n            return False"
     ),
     "labels come before they are mature": Mutant("training_set.py", "as_of - plan.mature + 1)", "as_of + 1)", TRAINING),
-    "labels are looked for at the row's moment": Mutant("training_set.py", "np.full(len(t), as_of, np.int64)", "t", TRAINING),
+    "labels are looked for at the row's moment": Mutant("offline.py", "np.full(len(t), as_of, np.int64)", "t", TRAINING),
     "means are rounded twice": Mutant(
         KERNEL, "sum_over(&column->sum, kind == SUM ? 1 : n)", "sum_over(&column->sum, 1) / (kind == SUM ? 1 : n)", EXACT
     ),
@@ -72,6 +73,14 @@ MUTANTS = {
     "rows of changing tables never end": Mutant(KERNEL, "until->last <= lane->t) return NONE;", "0) return NONE;"),
     "civil days are days of UTC": Mutant("online.py", "t if zone is None else civil_time(t, zone))\n            for", "t)\n            for"),
     "an offset is forgotten": Mutant(KERNEL, ": at, lane->shift);", ": at, 0);"),
+    "a tie in a bucket forgets its rows": Mutant("bucket_work.py", "row_hash(prefix + row) for row in rows", "0 for row in rows", BUCKETS),
+    "a key is cut between buckets": Mutant(
+        "buckets.py", "shuffle.add(table, number % self.count)", "shuffle.add(table, np.arange(len(number)) % self.count)", BUCKETS
+    ),
+    "rows of one moment come bucket by bucket": Mutant("buckets.py", "order = np.lexsort((first, t))", "order = np.argsort(t, kind='stable')", BUCKETS),
+    "a key with a null part is a key": Mutant(
+        "offline.py", "null |= column.is_null().to_numpy()", "null |= False", "tests/unit/features/test_newest.py"
+    ),
     "zeros of two signs are two values": Mutant(KERNEL, "return type == FLOAT && order == -1 ? 0 : order;", "return order;"),
     "folds see the newest first": Mutant(
         KERNEL, "while (n--) lane->pool[lane->pooled++] = canonical(nth(lane, column, n), type);",

@@ -78,14 +78,22 @@ def plan(target: Default = None, state: State = None, env: Env = None, json: Jso
 
 
 @app.command()
-def run(target: Default = None, state: State = None, env: Env = None, seed: int = 0, json: Json = False) -> None:
+def run(
+    target: Default = None,
+    state: State = None,
+    env: Env = None,
+    seed: int = 0,
+    engine: Annotated[str | None, typer.Option(help="Where the training set is computed, as ray: or spark:.")] = None,
+    json: Json = False,
+) -> None:
     """Ingest, validate, compute features, train, evaluate, gate, register and promote. Resumes after a crash."""
     from headrace.pipelines.project import load_project
     from headrace.pipelines.run import run as run_pipeline
 
     out = Output(json)
     with out.progress() as progress:
-        result = run_pipeline(load_project(target, env=env, state=state), state=state, seed=seed, progress=progress)
+        project = load_project(target, env=env, state=state)
+        result = run_pipeline(project, state=state, seed=seed, progress=progress, engine=engine)
     out.show(result)
 
 

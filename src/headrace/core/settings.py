@@ -237,6 +237,19 @@ class OfflineSettings(Table):
     )
 
 
+class EngineSettings(Table):
+    """Say where features of many rows are computed, and in which portions."""
+
+    features: str = Field(default="local:", description="local:, local:processes=N, ray: or spark: with options")
+    bucket_rows: int = Field(
+        default=2_000_000, gt=0, description="reveals of a source computed at a time; it bounds memory, not the result"
+    )
+    work: str | None = Field(
+        default=None, description="a folder for buckets while they are computed; in the state folder unless said"
+    )
+    retries: int = Field(default=2, ge=0, description="how often a bucket is computed again after its worker died")
+
+
 class Settings(Table):
     """Hold a project's settings; every value has a default."""
 
@@ -245,6 +258,7 @@ class Settings(Table):
     s3: S3Settings = S3Settings()
     stores: StoreSettings = StoreSettings()
     serving: ServingSettings = ServingSettings()
+    engines: EngineSettings = EngineSettings()
     limits: LimitSettings = LimitSettings()
     offline: OfflineSettings = OfflineSettings()
     alerts: dict[str, str] = Field(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,13 +9,13 @@ import pyarrow as pa
 
 from headrace.core.expressions import COMPARE
 from headrace.features.dataset import Grid
-from headrace.features.history import History, Ints
-from headrace.features.offline import dense_keys, lane_events
+from headrace.features.history import Ints
+from headrace.features.offline import Keys
 from headrace.features.record import OK
-from headrace.features.windows import scan
 from headrace.sources.zones import civil_times, localise
 
 if TYPE_CHECKING:
+    from headrace.features.past import WholePast
     from headrace.features.plan import DatasetPlan
 
 
@@ -33,33 +32,20 @@ def steps(grid: Grid, span: tuple[int, int]) -> Ints:
     return found
 
 
-def grid_rows(plan: DatasetPlan, histories: Mapping[str, History], span: tuple[int, int]) -> tuple[pa.Table, Ints]:
+def grid_rows(plan: DatasetPlan, past: WholePast, span: tuple[int, int]) -> tuple[pa.Table, Ints]:
     """Return a grid's rows, by moment, and their moments."""
     grid, active = plan.grid, plan.active
     assert grid is not None
     assert active is not None
-    lane, history = active.lanes[0], histories[grid.source.name]
-    cells = history.read(grid.keys)[0]
-    keys, place = dense_keys([cells[c.name] for c in grid.keys])
-    events, numbers = lane_events(lane, history)
-    if not len(events.key):
-        span = (0, 0)
-    else:
-        span = (max(span[0], int(history.arrival.min())), span[1])
-    t = steps(grid, span)
-    number = np.array([numbers.get(key, -1) for key in keys], np.int64)
-    asked = np.tile(number, len(t)), np.repeat(t, len(keys))
-    back = None if lane.zone is None else civil_times(asked[1], lane.zone)
-    scanned = scan(lane.lane, lane.outputs, events, *asked, query_at=back)
-    words = np.ascontiguousarray(scanned.words[:, 0])
+    lane, condition = active.lanes[0], grid.active
+    cells, earliest = past.keys(grid.source, grid.keys)
+    t = steps(grid, (max(span[0], earliest), span[1])) if cells.num_rows else np.zeros(0, np.int64)
+    number, place = np.arange(cells.num_rows), Keys.of([cells[c.name] for c in grid.keys])
+    asked, moments = np.tile(number, len(t)), np.repeat(t, cells.num_rows)
+    found = past.ask(lane, Keys(place.distinct, place.place[asked]), moments)
+    words = np.ascontiguousarray(found.words[:, 0])
     values = words.view(np.float64) if lane.columns[0].dtype == "float" else words
-    condition = grid.active
-    chosen = (scanned.status[:, 0] == OK) & COMPARE[condition.op](values, condition.value)
-    chosen &= asked[0] >= 0
-    first = np.zeros(len(keys), np.int64)
-    known = np.flatnonzero(place >= 0)[::-1]
-    first[place[known]] = known
-    where = pa.array(np.tile(first, len(t))[chosen])
-    moments = asked[1][chosen]
+    chosen = (found.status[:, 0] == OK) & COMPARE[condition.op](values, condition.value)
+    where, moments = pa.array(asked[chosen]), moments[chosen]
     columns = {c.name: cells[c.name].combine_chunks().take(where) for c in grid.keys}
     return pa.table(columns | {grid.at.name: pa.array(moments)}), moments

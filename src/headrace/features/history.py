@@ -86,7 +86,7 @@ class History:
         firsts = self.first[versions]
         missing = [place for place in np.unique(firsts).tolist() if place not in self.hashes]
         ids = self.table[ROW_ID].take(pa.array(self.order[missing])).to_pylist()
-        prefix = b"R" + self.source.name.encode() + b"\0"
+        prefix = row_prefix(self.source.name)
         self.hashes.update((place, row_hash(prefix + row)) for place, row in zip(missing, ids, strict=True))
         return np.array([self.hashes[place] for place in firsts.tolist()], np.int64)
 
@@ -143,6 +143,11 @@ class History:
             return np.where(self.arrival <= t, self.row, -1)
         asked = np.repeat(t, np.diff(np.append(self.starts, len(self))))
         return np.maximum.reduceat(np.where(self.arrival <= asked, np.arange(len(self)), -1), self.starts)
+
+
+def row_prefix(source: str) -> bytes:
+    """Return what stands before a row's id where rows of several sources are told apart."""
+    return b"R" + source.encode() + b"\0"
 
 
 def _integers(table: pa.Table, name: str) -> Ints:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -50,11 +50,103 @@ class Values:
         return pa.table(columns)
 
 
-class OfflineFeatures:
-    """Compute features of many rows at once from histories of the plan's sources."""
+class Keys(NamedTuple):
+    """Hold the distinct encoded keys of rows, and for each row the place of its own, -1 where a part is null."""
 
-    def __init__(self, plan: FeaturePlan, histories: Mapping[str, History]) -> None:
-        self.plan, self.histories = plan, histories
+    distinct: list[bytes]
+    place: Ints
+
+    @classmethod
+    def of(cls, columns: Sequence[pa.ChunkedArray]) -> Keys:
+        """Encode the keys that stand in some columns."""
+        return cls(*dense_keys(columns))
+
+    def numbered(self, numbers: Mapping[bytes, int]) -> Ints:
+        """Return the number that events give each row's key, -1 where they have none."""
+        return np.array([*(numbers.get(key, -1) for key in self.distinct), -1], np.int64)[self.place]
+
+
+class LaneAnswers(NamedTuple):
+    """Hold what a lane says of rows: words and statuses, each (rows, outputs), and the texts of outputs that are texts."""
+
+    words: Ints
+    status: NDArray[np.uint8]
+    texts: Mapping[int, pa.Array]
+
+
+class Past(Protocol):
+    """Answer what lanes held at moments of the past."""
+
+    def ask(self, lane: LanePlan, keys: Keys, t: Ints, *, as_of: int | None = None) -> LaneAnswers:
+        """Return a lane's outputs for rows at moments `t`; with `as_of` windows stand at `t` and values are as known then.
+
+        Raises:
+            UserCodeError: an aggregate of the project's own raised.
+        """
+        ...
+
+
+class Histories:
+    """Answer from histories in memory, by source."""
+
+    def __init__(self, histories: Mapping[str, History]) -> None:
+        self.histories = histories
+
+    def ask(self, lane: LanePlan, keys: Keys, t: Ints, *, as_of: int | None = None) -> LaneAnswers:
+        """Return a lane's outputs for rows at moments `t`, see `Past.ask`."""
+        history = self.histories[lane.source.name]
+        if as_of is None and only_newest(lane, history):
+            events, numbers = placed_versions(lane, history)
+            return newest_of(lane, history, events, keys.numbered(numbers), t)
+        events, numbers = lane_events(lane, history)
+        texts = texts_by_id(lane, history) if tells_texts(lane) else {}
+        return answers(lane, events, keys.numbered(numbers), t, texts, as_of=as_of)
+
+
+def tells_texts(lane: LanePlan) -> bool:
+    """Return whether texts themselves are asked for, and not only how many there are."""
+    folded = any(o.aggregate == "fold" and lane.reads_texts(i) for i, o in enumerate(lane.outputs))
+    return folded or any(column.dtype == "str" for column in lane.columns)
+
+
+def answers(
+    lane: LanePlan, events: LaneEvents, query: Ints, t: Ints, texts: Mapping[int, str], *, as_of: int | None = None
+) -> LaneAnswers:
+    """Return a lane's outputs for keys by their numbers, -1 for unknown ones; `texts` holds the texts of ids.
+
+    Raises:
+        UserCodeError: an aggregate of the project's own raised.
+    """
+    back = t if lane.zone is None else civil_times(t, lane.zone)
+    seen = t if as_of is None else np.full(len(t), as_of, np.int64)
+    scanned = scan(lane.lane, lane.outputs, events, query, seen, query_at=back)
+    for output in scanned.folds:
+        _fold(lane, output, scanned, texts)
+    told = {}
+    for i, column in enumerate(lane.columns):
+        if column.dtype == "str":
+            ids, status = scanned.words[:, i].tolist(), scanned.status[:, i].tolist()
+            told[i] = pa.array([texts[w] if s == OK else None for w, s in zip(ids, status, strict=True)], pa.string())
+            scanned.words[:, i] = 0
+    return LaneAnswers(scanned.words, scanned.status, told)
+
+
+def _fold(lane: LanePlan, output: int, scanned: Scanned, texts: Mapping[int, str]) -> None:
+    """Call a fold for each query that has values, and put its results where the windows' other results are."""
+    folder = Folder(lane, output)
+    values, ends = scanned.folds[output]
+    starts = np.concatenate([[0], ends[:-1]])
+    for query in np.flatnonzero(scanned.status[:, output] == OK).tolist():
+        part = values[starts[query] : ends[query]]
+        scanned.words[query, output], scanned.status[query, output] = folder.result(part, texts.__getitem__)
+
+
+class OfflineFeatures:
+    """Compute features of many rows at once, from histories of the plan's sources or from what else answers for the past."""
+
+    def __init__(self, plan: FeaturePlan, past: Mapping[str, History] | Past) -> None:
+        self.plan = plan
+        self.past: Past = Histories(past) if isinstance(past, Mapping) else past
 
     def compute(self, rows: pa.Table, t: Ints) -> Values:
         """Return the features of `rows` (the plan's row columns as known at `t`, by their own names) at moments `t`.
@@ -84,44 +176,16 @@ class OfflineFeatures:
     def _bind(
         self, binding: BindingPlan, rows: pa.Table, t: Ints, words: Any, status: Any, texts: dict[str, pa.Array]
     ) -> None:
-        keys, known = dense_keys([rows[k.name] for k in binding.key])
+        keys = Keys.of([rows[k.name] for k in binding.key])
         at = binding.offset
         for lane in binding.lanes:
-            history = self.histories[lane.source.name]
+            found = self.past.ask(lane, keys, t)
             span = slice(at, at + len(lane.outputs))
-            if only_newest(lane, history):
-                events, numbers = placed_versions(lane, history)
-                query = _numbered(keys, known, numbers)
-                found, state, values = newest_of(lane, history, events, query, t)
-                texts |= {self.plan.columns[at + i].name: value for i, value in values.items()}
-            else:
-                events, numbers = lane_events(lane, history)
-                query = _numbered(keys, known, numbers)
-                back = t if lane.zone is None else civil_times(t, lane.zone)
-                scanned = scan(lane.lane, lane.outputs, events, query, t, query_at=back)
-                found, state = scanned.words, scanned.status
-                for output in scanned.folds:
-                    self._fold(lane, output, scanned)
-                for i in [i for i, column in enumerate(lane.columns) if column.dtype == "str"]:
-                    texts[self.plan.columns[at + i].name] = self._texts(lane, found[:, i], state[:, i])
-                    found[:, i] = 0
-            state[known < 0] = NO_KEY
-            words[:, span], status[:, span] = found, state
+            words[:, span], status[:, span] = found.words, found.status
+            status[keys.place < 0, span] = NO_KEY
+            for i, column in found.texts.items():
+                texts[self.plan.columns[at + i].name] = column
             at += len(lane.outputs)
-
-    def _fold(self, lane: LanePlan, output: int, scanned: Scanned) -> None:
-        """Call a fold for each query that has values, and put its results where the windows' other results are."""
-        texts = texts_by_id(lane, self.histories[lane.source.name]) if lane.reads_texts(output) else {}
-        folder = Folder(lane, output)
-        values, ends = scanned.folds[output]
-        starts = np.concatenate([[0], ends[:-1]])
-        for query in np.flatnonzero(scanned.status[:, output] == OK).tolist():
-            part = values[starts[query] : ends[query]]
-            scanned.words[query, output], scanned.status[query, output] = folder.result(part, texts.__getitem__)
-
-    def _texts(self, lane: LanePlan, words: Ints, status: NDArray[np.uint8]) -> pa.Array:
-        known = texts_by_id(lane, self.histories[lane.source.name])
-        return pa.array([known[int(w)] if s == OK else None for w, s in zip(words, status, strict=True)], pa.string())
 
     def _set(self, i: int, column: pa.ChunkedArray, words: Any, status: Any, texts: dict[str, pa.Array]) -> None:
         if self.plan.columns[i].dtype == "str":
@@ -192,7 +256,9 @@ def dense_keys(columns: Sequence[pa.ChunkedArray]) -> tuple[list[bytes], Ints]:
         part = pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False).astype(np.int64)
         codes = codes * max(len(encoded.dictionary), 1) + part
         dictionaries.append(encoded.dictionary.to_pylist())
-    distinct, place = np.unique(codes, return_inverse=True)
+    distinct, known = np.unique(codes[~null], return_inverse=True)
+    place = np.full(len(codes), -1, np.int64)
+    place[~null] = known
     keys = []
     for code in distinct.tolist():
         parts = []
@@ -200,7 +266,7 @@ def dense_keys(columns: Sequence[pa.ChunkedArray]) -> tuple[list[bytes], Ints]:
             code, at = divmod(code, max(len(dictionary), 1))
             parts.append(dictionary[at] if dictionary else None)
         keys.append(encode_key(parts[::-1]) or b"")
-    return keys, np.where(null, -1, place)
+    return keys, place
 
 
 def integer_keys(values: Ints) -> list[bytes]:
@@ -212,16 +278,18 @@ def integer_keys(values: Ints) -> list[bytes]:
     return [joined[at : at + 9] for at in range(0, len(joined), 9)]
 
 
-def _numbered(keys: Sequence[bytes], known: Ints, numbers: Mapping[bytes, int]) -> Ints:
-    """Return the number that events give each query's key, -1 where they have none."""
-    return np.array([*(numbers.get(key, -1) for key in keys), -1], np.int64)[known]
-
-
 def lane_events(plan: LanePlan, history: History, *, hashed: bool = False) -> tuple[LaneEvents, dict[bytes, int]]:
     """Return a lane's event versions, each with the span of arrivals in which it held, and the number of each key.
 
     With `hashed` every event has its row's hash, as the online state needs it, else only where that breaks a tie.
     """
+    events, keys, kept = lane_versions(plan, history)
+    _break_ties(events, history, kept, hashed=hashed)
+    return events, {k: i for i, k in enumerate(keys)}
+
+
+def lane_versions(plan: LanePlan, history: History) -> tuple[LaneEvents, list[bytes], Ints]:
+    """Return a lane's event versions without their rows' hashes, the keys by number, and each one's place in the history."""
     reads = tuple(sorted(plan.reads, key=lambda c: plan.source.index[c]))
     table, arrival = history.read(reads)
     keys, key, moment, valid = _placed(plan, table)
@@ -239,31 +307,33 @@ def lane_events(plan: LanePlan, history: History, *, hashed: bool = False) -> tu
         moment, standing = _positions(plan.on, plan.zone, table)
         valid &= standing
     kept, until = _runs(history, valid, [key, moment, arrival, *words.T, *nulls.T])
-    return _events(history, kept, until, [key, moment, arrival, words, nulls], hashed=hashed), keys
+    return _events(kept, until, [key, moment, arrival, words, nulls]), keys, kept
 
 
-def _placed(plan: LanePlan, table: pa.Table) -> tuple[dict[bytes, int], Ints, Ints, NDArray[np.bool_]]:
-    """Return the number of each key, and each version's key, moment and whether it may be an event of the lane."""
+def _placed(plan: LanePlan, table: pa.Table) -> tuple[list[bytes], Ints, Ints, NDArray[np.bool_]]:
+    """Return the keys by number, and each version's key, moment and whether it may be an event of the lane."""
     keys, key = dense_keys([table[c.name] for c in plan.entity])
     moment, valid = moments_on(plan.moment, table)
     valid &= key >= 0
     if plan.where is not None:
         valid &= pc.fill_null(on_table(plan.where, table), False).to_numpy()
-    return {k: i for i, k in enumerate(keys)}, key, moment, valid
+    return keys, key, moment, valid
 
 
-def _events(
-    history: History, kept: Ints, until: Ints, columns: Sequence[NDArray[Any]], *, hashed: bool = False
-) -> LaneEvents:
-    """Return some versions as events, with their rows' hashes where nothing else puts them in order."""
-    if len(kept) < len(history):
+def _events(kept: Ints, until: Ints, columns: Sequence[NDArray[Any]]) -> LaneEvents:
+    """Return some versions as events without their rows' hashes."""
+    if len(kept) < len(columns[0]):
         columns = [column[kept] for column in columns]
     key, moment, arrival, words, nulls = columns
     row = np.zeros(len(kept), np.int64)
-    tied = np.arange(len(kept)) if hashed else equal_rows(key, moment, arrival)
-    if len(tied):
-        row[tied] = history.row_hashes(kept[tied])
     return LaneEvents(key=key, moment=moment, arrival=arrival, until=until, row=row, words=words, nulls=nulls)
+
+
+def _break_ties(events: LaneEvents, history: History, kept: Ints, *, hashed: bool = False) -> None:
+    """Give events their rows' hashes: those that nothing else puts in order, or with `hashed` all."""
+    tied = np.arange(len(kept)) if hashed else equal_rows(events.key, events.moment, events.arrival)
+    if len(tied):
+        events.row[tied] = history.row_hashes(kept[tied])
 
 
 def only_newest(plan: LanePlan, history: History) -> bool:
@@ -285,13 +355,13 @@ def placed_versions(plan: LanePlan, history: History) -> tuple[LaneEvents, dict[
     keys, key, moment, valid = _placed(plan, table)
     kept, until = _runs(history, valid, [])
     places, nulls = history.row.reshape(-1, 1), np.zeros((len(history), 1), bool)
-    return _events(history, kept, until, [key, moment, history.arrival, places, nulls]), keys
+    events = _events(kept, until, [key, moment, history.arrival, places, nulls])
+    _break_ties(events, history, kept)
+    return events, {k: i for i, k in enumerate(keys)}
 
 
-def newest_of(
-    plan: LanePlan, history: History, events: LaneEvents, query: Ints, t: Ints
-) -> tuple[Ints, NDArray[np.uint8], dict[int, pa.Array]]:
-    """Return a lane's outputs as values of the newest of `placed_versions`: words, statuses, and texts by output."""
+def newest_of(plan: LanePlan, history: History, events: LaneEvents, query: Ints, t: Ints) -> LaneAnswers:
+    """Return a lane's outputs as values of the newest of `placed_versions`."""
     ages = list(dict.fromkeys(o.parameter for o in plan.outputs))
     lane = replace(plan.lane, values=(ValueType.INT,))
     scanned = scan(lane, [Output(0, "latest", None, age) for age in ages], events, query, t)
@@ -311,7 +381,7 @@ def newest_of(
             words[:, i] = _canonical(as_words(values))
         else:
             words[:, i] = as_words(values)
-    return words, status, texts
+    return LaneAnswers(words, status, texts)
 
 
 def _canonical(words: Ints) -> Ints:
@@ -333,7 +403,9 @@ def texts_by_id(plan: LanePlan, history: History) -> dict[int, str]:
     known: dict[int, str] = {}
     for value, kind in zip(plan.values, plan.lane.values, strict=False):
         if kind is ValueType.REF:
-            texts = pc.unique(on_table(value, history.table)).to_pylist()
+            # Reveals may each state a part of what an expression reads: only versions have all of it.
+            table = history.table if isinstance(value, Column) else history.read(columns_of(value))[0]
+            texts = pc.unique(on_table(value, table)).to_pylist()
             known.update({text_id(text): text for text in texts if text is not None})
     return known
 
@@ -378,8 +450,13 @@ def histories_of(plan: FeaturePlan, reveals: Mapping[str, pa.Table], as_of: int)
     """
     missing = [s.name for s in plan.sources if s.name not in reveals]
     if missing:
-        raise DataError("no data for a source", got=missing, expected="ingested rows", next_step="headrace run")
+        raise no_data(missing)
     return {s.name: History.build(s, reveals[s.name], as_of) for s in plan.sources}
+
+
+def no_data(missing: Sequence[str]) -> DataError:
+    """Return the error for sources without reveals."""
+    return DataError("no data for a source", got=missing, expected="ingested rows", next_step="headrace run")
 
 
 def rows_at(history: History, version: Ints) -> pa.Table:

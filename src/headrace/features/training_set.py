@@ -8,25 +8,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-from headrace.core.expressions import columns_of, on_table
 from headrace.core.identity import encode_key, row_hash
+from headrace.features.buckets import Reveals, Spread, lanes_of
 from headrace.features.dataset import Downsample
 from headrace.features.grid import grid_rows
 from headrace.features.history import NEVER, History, Ints
 from headrace.features.label_plan import RowLabel, TableLabel
 from headrace.features.lane_plan import LanePlan
-from headrace.features.offline import OfflineFeatures, Values, dense_keys, histories_of, lane_events, rows_at
+from headrace.features.offline import Keys, LaneAnswers, OfflineFeatures, Past, Values
+from headrace.features.past import Floats, HistoryPast, RowsAsked, WholePast
 from headrace.features.plan import DatasetPlan
 from headrace.features.record import OK, TrainingSet, unlabelled
 from headrace.features.rows import ABSENT
-from headrace.features.windows import scan
-from headrace.sources.plan import moments_on
-from headrace.sources.zones import civil_times
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +55,7 @@ class LabelledRows:
 
 def matured_rows(
     plan: DatasetPlan,
-    histories: Mapping[str, History],
+    past: Mapping[str, History] | WholePast,
     *,
     as_of: int,
     start: int | None = None,
@@ -71,16 +65,18 @@ def matured_rows(
     """Return the rows whose moment lies in [start, end) and that had matured: `at + mature <= as_of`.
 
     They come by moment; with `limit` the newest of them. A row without a label by then is kept as censored. Only rows
-    that the dataset's `where` lets in and its `sample` keeps are there.
+    that the dataset's `where` lets in and its `sample` keeps are there. `past` are histories as of `as_of`, or what else
+    answers for them.
     """
     span = _span(plan, as_of, start, end)
-    asked = _grid(plan, histories, span, as_of) if plan.grid is not None else _table(plan, histories, span, as_of)
+    past = HistoryPast(past) if isinstance(past, Mapping) else past
+    asked = _grid(plan, past, span, as_of) if plan.grid is not None else _table(plan, past, span, as_of)
     count = len(asked.t)
     if plan.sample is not None:
         asked = _sampled(plan, plan.sample, asked)
     if limit is not None:
         asked = asked.take(np.arange(max(len(asked.t) - limit, 0), len(asked.t)))
-    values = OfflineFeatures(plan, histories).compute(asked.rows, asked.t)
+    values = OfflineFeatures(plan, past).compute(asked.rows, asked.t)
     return MaturedRows(asked.rows, asked.t, values, asked.label, asked.weight, count)
 
 
@@ -90,7 +86,7 @@ def matured_labels(
     """Return the labels alone of a table's rows, as `matured_rows` gives them; `reveals` are of rows and label's table."""
     sources = {source.name: source for source in (plan.rows, *plan.label.sources)}
     histories = {name: History.build(source, reveals[name], as_of) for name, source in sources.items()}
-    return _table(plan, histories, _span(plan, as_of, start, end), as_of)
+    return _table(plan, HistoryPast(histories), _span(plan, as_of, start, end), as_of)
 
 
 def _span(plan: DatasetPlan, as_of: int, start: int | None, end: int | None) -> tuple[int, int]:
@@ -98,33 +94,18 @@ def _span(plan: DatasetPlan, as_of: int, start: int | None, end: int | None) -> 
     return (start if start is not None else ABSENT, min(end if end is not None else NEVER, as_of - plan.mature + 1))
 
 
-def _table(plan: DatasetPlan, histories: Mapping[str, History], span: tuple[int, int], as_of: int) -> LabelledRows:
+def _table(plan: DatasetPlan, past: WholePast, span: tuple[int, int], as_of: int) -> LabelledRows:
     """Return the rows of the rows' source, each as known at its moment."""
-    base = histories[plan.rows.name]
-    last = base.lasts
-    anchor = plan.at.terms[0][0]
-    t, known = moments_on(plan.at, pa.table({anchor.name: base.cells(anchor).take(pa.array(last))}))
-    chosen = known & (t >= span[0]) & (t < span[1])
-    version = base.version_at(np.where(chosen, t, ABSENT))
-    places = np.flatnonzero(chosen)
-    places = places[np.lexsort((base.starts[places], t[places]))]
-    rows = rows_at(base, version[places])
-    if plan.where is not None:
-        inside = pc.fill_null(on_table(plan.where, rows), False).to_numpy()
-        places, rows = places[inside], rows.filter(pa.array(inside))
-    if isinstance(plan.label, RowLabel):
-        label = known_by(plan.label, base, last[places], as_of)
-    else:
-        label = table_labels(plan.label, histories, rows, t[places], as_of)
-    if plan.labelled_if is not None:
-        label[known_by(plan.labelled_if, base, last[places], as_of) != 1.0] = np.nan
-    return LabelledRows(rows, t[places], label, np.ones(len(places)))
+    own = past.own_rows(RowsAsked.of(plan, span, as_of))
+    label = own.label if isinstance(plan.label, RowLabel) else table_labels(plan.label, past, own.rows, own.t, as_of)
+    label[~own.seen] = np.nan
+    return LabelledRows(own.rows, own.t, label, np.ones(len(own.t)))
 
 
-def _grid(plan: DatasetPlan, histories: Mapping[str, History], span: tuple[int, int], as_of: int) -> LabelledRows:
-    rows, t = grid_rows(plan, histories, span)
+def _grid(plan: DatasetPlan, past: WholePast, span: tuple[int, int], as_of: int) -> LabelledRows:
+    rows, t = grid_rows(plan, past, span)
     assert isinstance(plan.label, TableLabel)
-    return LabelledRows(rows, t, table_labels(plan.label, histories, rows, t, as_of), np.ones(len(t)))
+    return LabelledRows(rows, t, table_labels(plan.label, past, rows, t, as_of), np.ones(len(t)))
 
 
 def _sampled(plan: DatasetPlan, sample: Downsample, asked: LabelledRows) -> LabelledRows:
@@ -143,19 +124,24 @@ def _sampled(plan: DatasetPlan, sample: Downsample, asked: LabelledRows) -> Labe
 
 def training_set(
     plan: DatasetPlan,
-    reveals: Mapping[str, pa.Table],
+    reveals: Mapping[str, Reveals],
     *,
     as_of: int,
     start: int | None = None,
     end: int | None = None,
     manifest: Mapping[str, Any] | None = None,
+    spread: Spread | None = None,
 ) -> TrainingSet:
     """Build the training set as it could have been built at `as_of` (microseconds UTC) from the reveals of each source.
+
+    `spread` says where and in which portions; the result is the same, bit for bit.
 
     Raises:
         DataError: a source of the plan has no reveals table.
     """
-    found = matured_rows(plan, histories_of(plan, reveals, as_of), as_of=as_of, start=start, end=end)
+    where = spread or Spread()
+    with where.past(plan.sources, lanes_of(plan), reveals, as_of) as past:
+        found = matured_rows(plan, past, as_of=as_of, start=start, end=end)
     return as_training_set(plan, found, as_of, facts_of(plan, found, as_of) | dict(manifest or {}))
 
 
@@ -177,44 +163,25 @@ def facts_of(plan: DatasetPlan, found: MaturedRows, as_of: int) -> dict[str, Any
     return facts if plan.sample is None else facts | {"sampled_from": found.asked}
 
 
-def known_by(label: RowLabel, history: History, version: Ints, as_of: int) -> Floats:
-    """Return a value of rows at given versions as known at `as_of`; NaN where it was not, 0 and 1 for no and yes."""
-    needed = tuple(dict.fromkeys([*columns_of(label.value), *(c for c, _ in label.moment.terms)]))
-    table = history.read(needed)[0].take(pa.array(version))
-    value = on_table(label.value, table).combine_chunks()
-    moment, there = moments_on(label.moment, table)
-    known = value.is_valid().to_numpy(zero_copy_only=False) & there & (moment < as_of)
-    numbers = (
-        value.cast(pa.float64()) if not pa.types.is_boolean(value.type) else value.cast(pa.int8()).cast(pa.float64())
-    )
-    return np.where(known, pc.fill_null(numbers, 0.0).to_numpy(zero_copy_only=False), np.nan)
-
-
-def table_labels(label: TableLabel, histories: Mapping[str, History], rows: pa.Table, t: Ints, as_of: int) -> Floats:
+def table_labels(label: TableLabel, past: Past, rows: pa.Table, t: Ints, as_of: int) -> Floats:
     """Return the labels of rows at moments `t` as windows of another table tell them at `as_of`; NaN where none does."""
-    keys, place = dense_keys([rows[c.name] for c in label.key])
-    found = _looked_up(label.lane, histories, keys, place, t, as_of)
+    keys = Keys.of([rows[c.name] for c in label.key])
+    found = _looked_up(label.lane, past.ask(label.lane, keys, t, as_of=as_of))
     if label.boolean:
         found = (found > 0).astype(np.float64)
     elif label.fill is not None:
         found = np.where(np.isnan(found), label.fill, found)
     if label.spoilt is not None:
-        found[_looked_up(label.spoilt, histories, keys, place, t, as_of) > 0] = np.nan
-    found[place < 0] = np.nan
+        found[_looked_up(label.spoilt, past.ask(label.spoilt, keys, t, as_of=as_of)) > 0] = np.nan
+    found[keys.place < 0] = np.nan
     return found[:, 0] if found.shape[1] == 1 else found
 
 
-def _looked_up(
-    lane: LanePlan, histories: Mapping[str, History], keys: list[bytes], place: Ints, t: Ints, as_of: int
-) -> Floats:
-    """Return a lane's outputs, windows reckoned from `t` and values as known at `as_of`."""
-    events, numbers = lane_events(lane, histories[lane.source.name])
-    query = np.append(np.array([numbers.get(key, -1) for key in keys], np.int64), -1)[place]
-    back = t if lane.zone is None else civil_times(t, lane.zone)
-    scanned = scan(lane.lane, lane.outputs, events, query, np.full(len(t), as_of, np.int64), query_at=back)
-    found = np.full(scanned.words.shape, np.nan)
+def _looked_up(lane: LanePlan, answers: LaneAnswers) -> Floats:
+    """Return a lane's answers as numbers; NaN where there is none."""
+    found = np.full(answers.words.shape, np.nan)
     for i, column in enumerate(lane.columns):
-        words = np.ascontiguousarray(scanned.words[:, i])
+        words = np.ascontiguousarray(answers.words[:, i])
         values = words.view(np.float64) if column.dtype == "float" else words.astype(np.float64)
-        found[:, i] = np.where(scanned.status[:, i] == OK, values, np.nan)
+        found[:, i] = np.where(answers.status[:, i] == OK, values, np.nan)
     return found

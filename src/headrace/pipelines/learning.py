@@ -23,6 +23,7 @@ from headrace.monitoring.drift import DriftWatch, reference_profiles, training_h
 from headrace.pipelines.graph import columns_read, group_hashes
 from headrace.pipelines.project import Project
 from headrace.pipelines.reveals import read_reveals, reveals_table
+from headrace.pipelines.spread import OpenSpread, here
 from headrace.registry.record import Version
 from headrace.registry.run import Registry
 from headrace.storage.ledger import Entry, Ledger
@@ -47,8 +48,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Footing:
-    """Hold what a training needs beside the project: stores, clock, seed, threads, where latencies come from, and what
-    measures the skew of a sample of served predictions.
+    """Hold what a training needs beside the project: stores, clock, seed, threads, where latencies come from.
+
+    `skew` measures the skew of a sample of served predictions, `spread` opens the engine that computes the training set.
     """
 
     ledger: Ledger
@@ -60,6 +62,7 @@ class Footing:
     latency: Mapping[str, float]
     latency_modelled: bool
     skew: Callable[[int], SkewFact] | None = None
+    spread: OpenSpread = here
 
 
 def build_training_set(project: Project, footing: Footing, as_of: int) -> TrainingSet:
@@ -70,7 +73,8 @@ def build_training_set(project: Project, footing: Footing, as_of: int) -> Traini
     sources = {n: {"reveals": _known(table, as_of), "version": versions[n]} for n, table in reveals.items()}
     manifest = {"sources": sources, "arrival": "assumed", "groups": group_hashes(project.plan)}
     manifest |= {"reads": columns_read(project.plan)}
-    found = training_set(project.plan, reveals, as_of=as_of, manifest=manifest)
+    with footing.spread() as spread:
+        found = training_set(project.plan, reveals, as_of=as_of, manifest=manifest, spread=spread)
     return replace(found, manifest={**found.manifest, "content": content_digest(found)})
 
 

@@ -32,6 +32,7 @@ from headrace.pipelines.pinned import reads
 from headrace.pipelines.project import Project
 from headrace.pipelines.quarantine import finish, quarantined, reveals_kept
 from headrace.pipelines.reveals import append_reveals, ensure_grown, reveals_table
+from headrace.pipelines.spread import OpenSpread, here, spread_of
 from headrace.pipelines.stores import Stores, open_stores
 from headrace.pipelines.verify import skew_fact
 from headrace.pipelines.view import Progress, Table, View
@@ -68,22 +69,34 @@ class Ingested:
     fresh: pa.Table | None = None
 
 
-def run(project: Project, *, state: str | None, seed: int, progress: Progress, clock: Clock | None = None) -> View:
-    """Run the pipeline and return what was done.
+def run(
+    project: Project,
+    *,
+    state: str | None,
+    seed: int,
+    progress: Progress,
+    clock: Clock | None = None,
+    engine: str | None = None,
+) -> View:
+    """Run the pipeline and return what was done; `engine` computes the training set, the settings' unless said.
 
     Raises:
+        BadUrl, MissingExtra: there is no such engine.
         DataError: data do not pass their checks; what had been accepted before stays as it was.
         UserCodeError: the training function failed.
         GateRefused: the model did not pass its gates; it is registered, and not promoted.
     """
     now = clock or SystemClock()
     with open_stores(project, state, clock=now, write=True) as stores:
-        return _Run(project, stores, now, seed, progress).go()
+        return _Run(project, stores, now, seed, progress, spread_of(project, stores, progress, engine=engine)).go()
 
 
 class _Run:
-    def __init__(self, project: Project, stores: Stores, clock: Clock, seed: int, progress: Progress) -> None:
+    def __init__(
+        self, project: Project, stores: Stores, clock: Clock, seed: int, progress: Progress, spread: OpenSpread = here
+    ) -> None:
         self.project, self.stores, self.clock, self.seed, self.progress = project, stores, clock, seed, progress
+        self.spread = spread
         self.registry = Registry(stores.ledger, stores.blobs, project.name)
         self.rows: list[list[Any]] = []
         finish(stores.ledger, stores.tables, project.plan.sources)
@@ -265,6 +278,7 @@ class _Run:
             measure_reads(self.project, self.stores),
             latency_modelled=False,
             skew=partial(skew_fact, self.project, self.stores),
+            spread=self.spread,
         )
         candidate = learn(
             self.project,

@@ -33,6 +33,7 @@ from headrace.pipelines.materialize import Materializer
 from headrace.pipelines.project import Project
 from headrace.pipelines.reveals import read_reveals
 from headrace.pipelines.serve import FOLLOW_SECONDS, PipelineService, serve
+from headrace.pipelines.spread import spread_of
 from headrace.pipelines.stores import CONTROL
 from headrace.pipelines.verify import skew_fact
 from headrace.pipelines.view import Silent
@@ -104,6 +105,7 @@ class Controller:
             self.service.latency(),
             latency_modelled=False,
             skew=partial(skew_fact, self.project, self.stores),
+            spread=spread_of(self.project, stores, Silent()),
         )
         state = ControlState(**kept["control"]) if kept else ControlState(labelled_until=now, serving_since=now)
         gates = Gatekeeper(

@@ -8,6 +8,7 @@ comparison, logic and arithmetic, which tests of their own hold against DuckDB.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -23,6 +24,7 @@ from headrace.sources.record import Reveal
 
 Log = Sequence[tuple[str, Reveal]]
 Cells = dict[Column[Any], tuple[int, int, Any]]
+PLAIN = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 
 
 def rows_at(source: SourceDefinition, log: Log, t: int) -> dict[bytes, Cells]:
@@ -60,11 +62,7 @@ def value_of(expr: Expr[Any], cells: Cells) -> Any:
         return None
     if expr.op == "/":
         return None if right == 0 else left / right
-    return (
-        COMPARE[expr.op](left, right)
-        if expr.op in COMPARE
-        else {"+": left + right, "-": left - right, "*": left * right}[expr.op]
-    )
+    return (COMPARE[expr.op] if expr.op in COMPARE else PLAIN[expr.op])(left, right)
 
 
 def instant_of(column: Column[Any], value: Any) -> int | None:

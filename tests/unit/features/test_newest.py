@@ -12,7 +12,7 @@ import pytest
 import headrace as hr
 from headrace.core.identity import encode_key
 from headrace.features.history import History
-from headrace.features.offline import OfflineFeatures, integer_keys, only_newest
+from headrace.features.offline import OfflineFeatures, dense_keys, integer_keys, only_newest
 from headrace.features.plan import plan_features
 from headrace.sources.definition import definition_of
 from headrace.sources.plan import expand
@@ -102,3 +102,11 @@ def test_which_lanes_need_only_the_newest_row() -> None:
 def test_integers_are_coded_as_keys_alone_are() -> None:
     values = [0, 1, -1, 255, 2**63 - 1, -(2**63)]
     assert integer_keys(np.array(values)) == [encode_key([v]) for v in values]
+
+
+def test_a_key_with_a_null_part_is_none() -> None:
+    columns = [pa.chunked_array([["a", None, "b", "a", None]]), pa.chunked_array([[1, 2, None, 1, None]])]
+    keys, place = dense_keys(columns)
+    assert keys == [encode_key(["a", 1])]
+    assert place.tolist() == [0, -1, -1, 0, -1]
+    assert dense_keys([column.slice(4) for column in columns])[0] == []

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import headrace as hr
+from headrace.core.expressions import Column
+from headrace.core.time import DAY
+from headrace.features.plan import plan_features
+from headrace.sources.definition import definition_of
+from headrace.testing.oracle import parity, reveal
 
 
 class Trips(hr.Source):
@@ -46,3 +52,26 @@ def test_computed_values_are_the_same_offline_and_online() -> None:
         "City.noted[1d]": 1,
         "City.fare[1d]": 9.0,
     }
+
+
+class Parcels(hr.Source):
+    parcel: hr.Column[str] = hr.row_id()
+    sent: hr.Column[hr.Instant] = hr.event_time()
+    city: hr.Column[str] = hr.entity()
+    street: hr.Column[str | None] = hr.column(known_at=sent + "1h")
+    house: hr.Column[str | None] = hr.column(known_at=sent + "2h")
+
+
+class Address(hr.FeatureGroup, of=Parcels, entity=Parcels.city):
+    newest = hr.last(Parcels.street + Parcels.house).over("3d")
+
+
+def test_a_text_of_cells_that_came_apart_is_the_same_offline_and_online() -> None:
+    sent: dict[Column[Any], Any] = {Parcels.parcel: "1", Parcels.sent: 0}
+    said: list[tuple[Column[Any], str, int]] = [
+        (Parcels.city, "x", 0),
+        (Parcels.street, "Rue ", DAY),
+        (Parcels.house, "7", DAY + 1),
+    ]
+    log = [("Parcels", reveal(definition_of(Parcels), sent | {cell: text}, at)) for cell, text, at in said]
+    assert parity(plan_features([Address], ""), log, [(["x"], DAY), (["x"], 2 * DAY)], random=Random(1)) == 4

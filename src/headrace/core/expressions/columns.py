@@ -44,6 +44,14 @@ class Column(Expr[T_co]):
         """Return the declared type."""
         return self.dtype
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process must know of the column: of its owner only the name."""
+        return self.__dict__ | {"owner": None if self.owner is None else self.owner.__name__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        owner = state["owner"]
+        self.__dict__.update(state, owner=None if owner is None else type(owner, (), {}))
+
     def instant(self, value: Any) -> Any:
         """Return the instant that a value of the column stands for: a day of a zone stands for its end."""
         return value if self.zone is None else end_of_day(value, self.zone)
