@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from headrace.evaluation.definition import latency as latency
     from headrace.evaluation.definition import metric as metric
     from headrace.evaluation.definition import model_size as model_size
+    from headrace.evaluation.definition import skew as skew
     from headrace.features.aggregates import aggregate as aggregate
     from headrace.features.aggregates import count as count
     from headrace.features.aggregates import count_distinct as count_distinct
@@ -98,7 +99,7 @@ _HOMES = {
     "core.expressions": "Column Expr coalesce greatest if_else least",
     "core.expressions.sql": "to_sql",
     "core.time": "Date Instant",
-    "evaluation.definition": "gap latency metric model_size",
+    "evaluation.definition": "gap latency metric model_size skew",
     "features.aggregates": "aggregate count count_distinct first last latest max mean min most_frequent quantile rate stddev sum",
     "features.dataset": "downsample exists grid",
     "features.definition": "on_demand",

@@ -39,6 +39,8 @@ PAGES = [
     "docs/performance.md",
     "docs/validation.md",
     "docs/engines.md",
+    "docs/catalogue.md",
+    "docs/state.md",
     "CONTRIBUTING.md",
     "docs/decisions/README.md",
 ]
@@ -63,6 +65,13 @@ def test_every_verb_of_the_command_line_takes_json() -> None:
     for name, verb in command.commands.items():  # type: ignore[attr-defined]
         for one in getattr(verb, "commands", {"": verb}).values():
             assert any("--json" in p.opts for p in one.params), name
+
+
+def test_the_verbs_that_look_after_features_and_state_are_explained() -> None:
+    told = " ".join((ROOT / page).read_text() for page in ("docs/catalogue.md", "docs/state.md"))
+    explained = {verb for verb in verbs() if f"headrace {verb}" in told}
+    needed = {"features", "lineage", "plan", "backfill", "online rebuild", "verify", "reproduce", "compact", "erase"}
+    assert needed <= explained
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -17,7 +17,8 @@ from headrace.cli.template import write_project
 from headrace.core.errors import ConfigurationError, GateRefused, Refused, SchemaConflict
 from headrace.core.time import SystemClock
 from headrace.features.stream import DATABASE, StreamPath
-from headrace.pipelines.operate import promote, rebuild_online, rollback
+from headrace.pipelines.materialize import rebuild_online
+from headrace.pipelines.operate import promote, rollback
 from headrace.pipelines.pinned import reads
 from headrace.pipelines.project import Project, import_file, load_project
 from headrace.pipelines.reveals import read_source
@@ -100,7 +101,7 @@ def test_a_new_feature_is_filled_from_history_and_the_old_model_is_not_served_it
     assert refused.value.exit_code == 3
 
 
-@pytest.mark.parametrize("point", ["keyvalue.after_commit:kill:4", "keyvalue.after_commit:kill:2"])
+@pytest.mark.parametrize("point", ["keyvalue.after_commit:kill:3", "keyvalue.after_commit:kill:2"])
 def test_a_backfill_that_was_killed_is_done_again(folder: Path, point: str) -> None:
     changed = change(folder)
     killed = subprocess.run(

@@ -24,6 +24,7 @@ from headrace.pipelines.project import Project, load_project
 from headrace.pipelines.stores import Stores, open_stores
 from headrace.sources.batch import load
 from headrace.sources.letters import letters_table
+from tests.online import applied_digest
 
 FILE = Path(__file__).parents[1] / "faults" / "orders.py"
 NOON = Instant.parse("2026-01-01T12:00:00Z")
@@ -67,7 +68,7 @@ def later() -> VirtualClock:
 def state_of(project: Project) -> tuple[str, int, list[str], int]:
     with open_stores(project, None, clock=later(), write=False) as stores:
         return (
-            stores.online.digest(DATABASE),
+            applied_digest(stores.online),
             stores.tables.read("reveals_orders").num_rows,
             sorted(stores.tables.read("dead_letters_orders")["status"].to_pylist()),
             newest(stores),

@@ -17,7 +17,7 @@ import pytest
 from headrace.cli.template import write_project
 from headrace.core.errors import ConfigurationError, Unavailable
 from headrace.core.time import DAY, Instant, SystemClock, VirtualClock
-from headrace.pipelines.operate import rebuild_online
+from headrace.pipelines.materialize import rebuild_online
 from headrace.pipelines.project import Project, load_project
 from headrace.pipelines.replay import ReplayPlan, replay
 from headrace.pipelines.run import run

@@ -28,10 +28,11 @@ from headrace.core.time import HOUR, MINUTE, Instant, SystemClock
 from headrace.features.online import OnlineFeatures
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.pipelines.project import Project
-from headrace.pipelines.stores import CONTROL, Stores, open_stores
+from headrace.pipelines.stores import APPLIED, CONTROL, Stores, open_stores
 from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID
 from headrace.storage.streams import open_streams
 from headrace.testing.servers import free_port, kafka_broker, redis_server
+from tests.online import applied_digest
 
 WORKER = Path(__file__).with_name("feed_worker.py")
 _SPEC = importlib.util.spec_from_file_location("feed_worker", WORKER)
@@ -164,7 +165,7 @@ def outcome(stores: Stores, project: Project) -> dict[str, Any]:
     letters = stores.tables.read("dead_letters_orders").to_pylist()
     broken = stores.tables.read("quarantine").to_pylist()
     return {
-        "online": stores.online.digest(DATABASE),
+        "online": applied_digest(stores.online),
         "values": values(stores, project),
         "reveals": Counter(tuple(row.values()) for row in reveals),
         "letters": Counter((r["id"], r["reason"], r["payload"], r["arrival"], r["offset"]) for r in letters),
@@ -185,7 +186,7 @@ def values(stores: Stores, project: Project) -> list[tuple[Any, ...]]:
                 row = {"order_id": "x", "placed": t, "shop": f"shop-{shop}", "items": 3}
                 vector = features.read(get, [row.get(column.name) for column in project.plan.row], t)
                 found.append((shop, t, *vector.to_dict().items()))
-        rows = [item for item in snapshot.items(DATABASE) if not item[0].startswith(b"L")]
+        rows = [item for item in snapshot.items(DATABASE) if not item[0].startswith((b"L", APPLIED))]
     return [*found, *rows]
 
 

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from headrace.cli import checks
+from headrace.cli.features import verbs as feature_verbs
+from headrace.cli.options import BehindProxy, Default, Env, Host, Json, Port, State, Target
 from headrace.cli.output import Output, finish
 from headrace.core.version import __version__
 
@@ -20,10 +22,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-online = typer.Typer(help="Look after the online store.", no_args_is_help=True)
 audit_app = typer.Typer(help="Read and check the ledger.", no_args_is_help=True)
 letters = typer.Typer(help="Look after events and rows that could not be read.", no_args_is_help=True)
-app.add_typer(online, name="online")
+app.add_typer(feature_verbs)
 app.add_typer(letters, name="dead-letters")
 app.add_typer(audit_app, name="audit")
 app.add_typer(checks.quarantine, name="quarantine")
@@ -33,21 +34,6 @@ app.command("checks")(checks.checks)
 
 # Python looks for cycles after every 700 new containers; rows and reveals are none. This saves 14 % of a replay.
 COLLECT = (50_000, 20, 100)
-
-Target = Annotated[str, typer.Argument(metavar="FILE:PIPELINE", help="The pipeline, as in flights:pipeline.")]
-Default = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="FILE:PIPELINE",
-        help="The pipeline, as in flights:pipeline; by default that of [project] modules in headrace.toml.",
-    ),
-]
-State = Annotated[str | None, typer.Option(help="The state folder; by default the one in headrace.toml.")]
-Env = Annotated[str | None, typer.Option(help="The environment of headrace.toml to use.")]
-Host = Annotated[str, typer.Option(help="Where to listen; another than loopback needs --behind-proxy.")]
-Port = Annotated[int, typer.Option(help="The port to listen on.")]
-BehindProxy = Annotated[bool, typer.Option(help="A proxy in front does authentication and TLS.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 
 def _version(wanted: bool) -> None:
@@ -83,12 +69,12 @@ def new(
 
 
 @app.command()
-def plan(target: Default = None, env: Env = None, json: Json = False) -> None:
-    """Show what would run and why; reads no data."""
+def plan(target: Default = None, state: State = None, env: Env = None, json: Json = False) -> None:
+    """Show what would run and why, and what a changed definition would touch; reads no rows."""
     from headrace.pipelines.plan import describe_plan
     from headrace.pipelines.project import load_project
 
-    Output(json).show(describe_plan(load_project(target, env=env)))
+    Output(json).show(describe_plan(load_project(target, env=env, state=state), state=state))
 
 
 @app.command()
@@ -270,20 +256,6 @@ def runs(target: Default = None, state: State = None, env: Env = None, json: Jso
 
 
 @app.command()
-def features(
-    target: Target,
-    search: Annotated[str, typer.Argument(help="Words to look for.")] = "",
-    env: Env = None,
-    json: Json = False,
-) -> None:
-    """List the features with their moments, sources and types."""
-    from headrace.pipelines.inspect import list_features
-    from headrace.pipelines.project import load_project
-
-    Output(json).show(list_features(load_project(target, env=env), search))
-
-
-@app.command()
 def incidents(target: Default = None, state: State = None, env: Env = None, json: Json = False) -> None:
     """List incidents, the newest first."""
     from headrace.pipelines.inspect import list_incidents
@@ -340,18 +312,6 @@ def audit_log(
     from headrace.pipelines.project import load_project
 
     Output(json).show(list_records(load_project(target, env=env, state=state), kind=kind, limit=limit, state=state))
-
-
-@online.command("rebuild")
-def online_rebuild(target: Default = None, state: State = None, env: Env = None, json: Json = False) -> None:
-    """Rebuild the online store from the offline tables."""
-    from headrace.pipelines.operate import rebuild_online
-    from headrace.pipelines.project import load_project
-
-    out = Output(json)
-    with out.progress() as progress:
-        result = rebuild_online(load_project(target, env=env, state=state), state=state, progress=progress)
-    out.show(result)
 
 
 Source = Annotated[str | None, typer.Option(help="Only this source's.")]

@@ -222,6 +222,19 @@ class ServingSettings(Table):
     )
     stale_for: Duration = Field(default=HOUR, gt=0, description="how old features may be that stand in")
     window_rows: int = Field(default=100_000, ge=0, description="feature vectors of a day kept for drift monitors")
+    verify_period: Duration = Field(
+        default=7 * DAY, gt=0, description="how far back served features are compared with history"
+    )
+
+
+class OfflineSettings(Table):
+    """Say how long what was can be read again."""
+
+    retention: Duration = Field(
+        default=30 * DAY,
+        gt=0,
+        description="how long old versions of tables are kept, so that training sets can be rebuilt",
+    )
 
 
 class EngineSettings(Table):
@@ -247,6 +260,7 @@ class Settings(Table):
     serving: ServingSettings = ServingSettings()
     engines: EngineSettings = EngineSettings()
     limits: LimitSettings = LimitSettings()
+    offline: OfflineSettings = OfflineSettings()
     alerts: dict[str, str] = Field(
         default={}, repr=False, description="channel = URL, as ops = stderr: or ops = file:PATH"
     )

@@ -63,6 +63,16 @@ class ModelSize(SizeQuantity):
 
 
 @dataclass(frozen=True)
+class SkewQuantity(Quantity):
+    """Measure which share of served feature values differs in any bit from what history gives for the same moment."""
+
+    sample: int
+
+    def __str__(self) -> str:
+        return "skew()"
+
+
+@dataclass(frozen=True)
 class BeatsChampion:
     """Demand to be better than the champion on the same rows."""
 
@@ -117,3 +127,17 @@ def latency(percentile: str) -> LatencyQuantity:
 def model_size() -> ModelSize:
     """Measure the size of a model's files: `hr.model_size() <= "20MB"`."""
     return ModelSize()
+
+
+def skew(*, sample: int = 200) -> SkewQuantity:
+    """Measure which share of feature values that production served differs from history: `hr.skew() <= 0`.
+
+    `sample` predictions, chosen by a hash of the row's id, are computed anew at their own moment from what had been
+    applied then, and compared bit for bit. Where nothing was served with these features yet, the gate holds and says so.
+
+    Raises:
+        DefinitionError: a sample of nothing.
+    """
+    if sample < 1:
+        raise DefinitionError("a sample of nothing", where=user_location(), got=sample, expected="1 or more")
+    return SkewQuantity(sample)

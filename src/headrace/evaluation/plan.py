@@ -8,7 +8,15 @@ from typing import Literal
 
 from headrace.core.errors import DefinitionError
 from headrace.core.limits import Limit
-from headrace.evaluation.definition import BeatsChampion, GapQuantity, Gate, LatencyQuantity, MetricQuantity, ModelSize
+from headrace.evaluation.definition import (
+    BeatsChampion,
+    GapQuantity,
+    Gate,
+    LatencyQuantity,
+    MetricQuantity,
+    ModelSize,
+    SkewQuantity,
+)
 from headrace.evaluation.metrics import METRICS
 
 Task = Literal["classification", "regression"]
@@ -17,11 +25,12 @@ TASKS = {"classification": "binary", "regression": "regression"}
 
 @dataclass(frozen=True)
 class Needs:
-    """Say what must be handed in: slice columns of the rows, the champion's scores, latency percentiles."""
+    """Say what must be handed in: slice columns of the rows, the champion's scores, latency percentiles, skew of a sample."""
 
     columns: tuple[str, ...]
     champion: bool
     percentiles: tuple[str, ...]
+    skew: int = 0
 
 
 def plan_gates(gates: Sequence[Gate], task: Task) -> Needs:
@@ -33,6 +42,7 @@ def plan_gates(gates: Sequence[Gate], task: Task) -> Needs:
     """
     columns: dict[str, None] = {}
     percentiles: dict[str, None] = {}
+    skew = 0
     for gate in gates:
         quantity = gate.quantity if isinstance(gate, Limit) else gate
         if isinstance(quantity, (MetricQuantity, GapQuantity, BeatsChampion)):
@@ -41,15 +51,17 @@ def plan_gates(gates: Sequence[Gate], task: Task) -> Needs:
             columns[quantity.by.name] = None
         elif isinstance(quantity, LatencyQuantity):
             percentiles[quantity.percentile] = None
+        elif isinstance(quantity, SkewQuantity):
+            skew = max(skew, quantity.sample)
         elif not isinstance(quantity, (MetricQuantity, BeatsChampion, ModelSize)):
             raise DefinitionError(
                 "not a gate",
                 where=gate.location,
                 got=str(gate),
-                expected="hr.metric, hr.gap, hr.latency, hr.model_size, or .beats_champion()",
+                expected="hr.metric, hr.gap, hr.latency, hr.model_size, hr.skew, or .beats_champion()",
                 next_step="live quantities belong into abort_if or monitors",
             )
-    return Needs(tuple(columns), any(isinstance(gate, BeatsChampion) for gate in gates), tuple(percentiles))
+    return Needs(tuple(columns), any(isinstance(gate, BeatsChampion) for gate in gates), tuple(percentiles), skew)
 
 
 def _refuse_unfit(gate: Gate, name: str, task: Task) -> None:

@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from headrace.core.errors import DataError
 from headrace.core.limits import Limit
-from headrace.evaluation.definition import BeatsChampion, GapQuantity, Gate, LatencyQuantity, MetricQuantity
+from headrace.evaluation.definition import (
+    BeatsChampion,
+    GapQuantity,
+    Gate,
+    LatencyQuantity,
+    MetricQuantity,
+    SkewQuantity,
+)
 from headrace.evaluation.fairness import by_group, gap
 from headrace.evaluation.metrics import METRICS, Metric, as_rows, compare_models, measure_rows
 from headrace.evaluation.plan import TASKS, Task, plan_gates
@@ -50,12 +57,26 @@ class JudgedRows:
 
 
 @dataclass(frozen=True)
+class SkewFact:
+    """Hold how served features compare with history: the share of values that differ, None where none was compared.
+
+    `nothing_served` tells that nothing was served with these features yet; `why` what was left out.
+    """
+
+    share: float | None
+    compared: int
+    nothing_served: bool
+    why: str | None
+
+
+@dataclass(frozen=True)
 class Footprint:
-    """Hold facts that only the stages above can measure: latency percentiles in microseconds, the model's bytes."""
+    """Hold facts that only the stages above can measure: latency percentiles in microseconds, the model's bytes, skew."""
 
     size: int
     latency: Mapping[str, float] = field(default_factory=dict)
     latency_source: Literal["measured", "modelled"] = "measured"
+    skew: SkewFact | None = None
 
 
 def score_rows(servable: Servable, training_set: TrainingSet, rows: NDArray[np.int64]) -> Scores:
@@ -116,6 +137,8 @@ class _Judge:
             return self.metric(gate, quantity) if quantity.by is None else self.sliced(gate, quantity)
         if isinstance(quantity, LatencyQuantity):
             return self.latency(gate, quantity)
+        if isinstance(quantity, SkewQuantity):
+            return self.skew(gate)
         return _judged(gate, "model_size", float(self.footprint.size), None)
 
     def metric(self, gate: Limit, quantity: MetricQuantity) -> GateResult:
@@ -191,6 +214,15 @@ class _Judge:
         reason = None if value is not None else "no latency was measured"
         result = _judged(gate, "latency", value, reason)
         return replace(result, evidence={"source": self.footprint.latency_source})
+
+    def skew(self, gate: Limit) -> GateResult:
+        fact = self.footprint.skew
+        if fact is not None and fact.nothing_served:
+            why = "nothing was served with these features yet"
+            return GateResult(str(gate), "skew", True, None, gate.threshold, reason=why)
+        share = None if fact is None else fact.share
+        reason = None if share is not None else f"no served value could be compared: {fact.why if fact else 'no log'}"
+        return replace(_judged(gate, "skew", share, reason), evidence={"compared": fact.compared if fact else 0})
 
 
 def _judged(gate: Limit, kind: str, value: float | None, reason: str | None) -> GateResult:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from headrace.core.expressions import Column, Moment, columns_of, per_row
@@ -11,6 +11,8 @@ from headrace.core.time import civil_time
 from headrace.features.lane_plan import LanePlan
 from headrace.features.rows import StoredRow
 from headrace.features.windows import ValueType
+
+BLOCK_SUFFIX = 5  # `c` and a block's number, behind the key of its head
 
 
 class LaneEvent(NamedTuple):
@@ -29,6 +31,15 @@ class LaneEvent(NamedTuple):
 def text_key(identity: int) -> bytes:
     """Return under which key a text stands that events refer to by id."""
     return b"T" + identity.to_bytes(8, "big")
+
+
+def head_keys(keys: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield those of a lane's keys, in their order, under which heads stand; a head's blocks stand behind it."""
+    head = b""
+    for key in keys:
+        if not (head and len(key) == len(head) + BLOCK_SUFFIX and key.startswith(head + b"c")):
+            head = key
+            yield key
 
 
 def _position(on: Moment, zone: str | None, index: Mapping[Column[Any], int]) -> Callable[[Sequence[Any]], int | None]:

@@ -18,7 +18,7 @@ from headrace.features.explain import FeatureExplanation, explain_row
 from headrace.features.history import History
 from headrace.features.offline import Values
 from headrace.features.plan import DatasetPlan, FeaturePlan
-from headrace.features.record import OK, STATUS, unlabelled
+from headrace.features.record import OK, STATUS, label_columns, unlabelled
 
 AT, LABEL = "at", "label"
 PRINTED = 3  # used and refused events of each feature that an explanation prints
@@ -86,9 +86,9 @@ class FeatureFrame:
                 values = values.dictionary_encode()
             table = table.append_column(column.name, values)
         if self.label is not None:
-            labels = self.label.reshape(len(self), -1)
-            for name, label in zip(self.labels, labels.T, strict=True):
-                table = table.append_column(name, pa.array(np.ascontiguousarray(label), mask=np.isnan(label)))
+            names = self.plan.label.names if isinstance(self.plan, DatasetPlan) else (LABEL,)
+            for name, label in label_columns(names, self.label).items():
+                table = table.append_column(name, label)
         return table
 
     def to_pandas(self) -> Any:

@@ -27,6 +27,7 @@ def open_read(
     stated: int | None,
     *,
     now: int,
+    also: Sequence[bytes] = (),
 ) -> tuple[Get, int]:
     """Return the function with which `features.read` reads exactly these rows, and the moment of the read.
 
@@ -37,6 +38,7 @@ def open_read(
         rows: the rows, as `features.read` takes them.
         stated: the moment that was asked for, or None for now; microseconds UTC.
         now: the clock's moment.
+        also: other keys that the function shall read, as they were at the same moment.
 
     Raises:
         DataError: the stated moment is older than the newest applied arrival.
@@ -46,7 +48,7 @@ def open_read(
     if store.capabilities.snapshot:
         get = snapshot.getter(DATABASE)
         return get, moment_of_read(get, stated, now=now)
-    keys = dict.fromkeys([NEWEST, *(key for row in rows for key in features.guess(row))])
+    keys = dict.fromkeys([NEWEST, *also, *(key for row in rows for key in features.guess(row))])
     for _ in range(ROUNDS):
         held = dict(zip(keys, snapshot.get_many(DATABASE, keys), strict=True))
         t = moment_of_read(held.get, stated, now=now)

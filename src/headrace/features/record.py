@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -100,3 +100,12 @@ class TrainingSet:
 def unlabelled(label: NDArray[np.float64]) -> int:
     """Count the rows that lack a label."""
     return int(np.isnan(label).reshape(len(label), -1).any(axis=1).sum()) if len(label) else 0
+
+
+def label_columns(names: Sequence[str], label: NDArray[np.float64]) -> dict[str, pa.Array]:
+    """Return labels as columns, null where there is none: `label`, or `label[7d+14d]` for each name of several."""
+    import pyarrow as pa
+
+    titles = ["label"] if len(names) == 1 else [f"label[{name}]" for name in names]
+    columns = np.ascontiguousarray(label.reshape(len(label), -1).T) if len(label) else np.empty((len(titles), 0))
+    return {t: pa.array(column, mask=np.isnan(column)) for t, column in zip(titles, columns, strict=True)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -86,6 +86,15 @@ class LabelBook:
         """
         kept = self.arrived >= before
         kept[used] = True
+        moved = np.where(kept, np.cumsum(kept) - 1, -1).astype(np.int32)
+        self._places = {row: int(moved[place]) for row, place in self._places.items() if kept[place]}
+        self._labels, self._arrived = self._labels[kept], self._arrived[kept]
+        return moved
+
+    def remove(self, row_ids: Collection[bytes]) -> NDArray[np.int32]:
+        """Drop some rows with all that is known of them; return the new place of each old one, -1 where it was dropped."""
+        kept = np.ones(len(self.labels), bool)
+        kept[[self._places[row] for row in row_ids if row in self._places]] = False
         moved = np.where(kept, np.cumsum(kept) - 1, -1).astype(np.int32)
         self._places = {row: int(moved[place]) for row, place in self._places.items() if kept[place]}
         self._labels, self._arrived = self._labels[kept], self._arrived[kept]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -154,6 +154,22 @@ class LiveWindow:
         served = self._served.rows
         served["place"] = self.labels.forget(served["place"], before=now - self.keep)[served["place"]]
         return first
+
+    def forget(self, row_ids: Collection[bytes]) -> int:
+        """Drop every prediction about some rows, with its label and shadows; return how many there were."""
+        moved = self.labels.remove(row_ids)
+        served = self._served.rows
+        kept = moved[served["place"]] >= 0
+        places = np.cumsum(kept) - 1
+        shadows = self._shadows.rows
+        positions = shadows["position"] - self._dropped
+        shadows["position"] = places[positions] + self._dropped
+        self._shadows.keep(kept[positions])
+        self._served.keep(kept)
+        served = self._served.rows
+        served["place"] = moved[served["place"]]
+        self._count = self._dropped + served.size
+        return int(np.count_nonzero(~kept))
 
     def rows_of(self, version: str, *, since: int, now: int) -> int:
         """Return how many rows of a period a version was asked for: to answer, or in the shadow; failures count."""

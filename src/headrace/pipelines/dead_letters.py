@@ -20,7 +20,7 @@ from headrace.pipelines.baselines import load_baselines
 from headrace.pipelines.gatekeeper import QUARANTINE, Gatekeeper, broken_rows
 from headrace.pipelines.project import Project
 from headrace.pipelines.reveals import append_reveals, read_source, reveals_table
-from headrace.pipelines.stores import CONTROL, Stores, applied_key, open_stores
+from headrace.pipelines.stores import Stores, note_applied, open_stores
 from headrace.pipelines.view import Table, View
 from headrace.sources.casts import NaiveTimestamps, cast_text
 from headrace.sources.codecs import JsonCodec, codec_of
@@ -258,13 +258,12 @@ class _Replay:
 
     def _ingest(self, batch: RevealBatch) -> None:
         """Put reveals into table and online state; what is there already changes nothing."""
-        path, key = StreamPath([self.project.plan]), applied_key(self.source.name)
-        before = self._version()
+        path, commit = StreamPath([self.project.plan]), None
         with self.stores.online.read() as snapshot:
             path.uncovered(snapshot.getter(DATABASE))
         fresh = self._unknown(reveals_table(self.source.name), batch.table, [ROW_ID, ARRIVAL, CONTENT])
         if fresh.num_rows:
-            append_reveals(self.stores.tables, self.source, fresh)
+            commit = append_reveals(self.stores.tables, self.source, fresh)
         reach("letters.revealed")
         with self.stores.online.write() as transaction:
             access = transaction.access(DATABASE)
@@ -275,13 +274,8 @@ class _Replay:
                 path.apply(access, self.source.name, reveal)
                 newest = max(newest, reveal.arrival)
             path.commit(access, newest, {})
-            if transaction.get(CONTROL, key) == str(before).encode():
-                transaction.put(CONTROL, key, str(self._version()).encode())
+            note_applied(transaction, self.source.name, commit)
         reach("letters.applied")
-
-    def _version(self) -> int:
-        described = self.stores.tables.describe(reveals_table(self.source.name))
-        return -1 if described is None else described.version
 
     def _unknown(self, table: str, rows: pa.Table, keys: list[str]) -> pa.Table:
         """Return the rows that a table does not have yet, told by some columns."""

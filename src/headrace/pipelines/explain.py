@@ -109,13 +109,14 @@ def explain_feature(
         reveals = read_reveals(stores.tables, lane.source.feeds)
     histories = build_histories([lane.source], reveals, FAR_FUTURE)
     found = explain_value(project.plan, histories, feature, parts, t)
-    tables = [_events(one) for one in found]
+    tables = [events_table(one) for one in found]
     values = Table("Values", ["feature", "value", "events used"], [[f.name, f.value, f.used] for f in found])
     data = {"at": int(t), "key": parts, "features": [asdict(f) for f in found]}
     return View(f"{feature} of {key} at {t.isoformat()}", data, [values, *tables])
 
 
-def _events(found: FeatureExplanation) -> Table:
+def events_table(found: FeatureExplanation) -> Table:
+    """Return the events behind a feature as a table."""
     rows = [
         [
             e.moment.isoformat(),

@@ -29,7 +29,7 @@ from headrace.features.stream import DATABASE, StreamPath
 from headrace.pipelines.dead_letters import open_letters
 from headrace.pipelines.gatekeeper import Gatekeeper, stopped_rows
 from headrace.pipelines.project import Project
-from headrace.pipelines.stores import CONTROL, Stores
+from headrace.pipelines.stores import CONTROL, Stores, note_applied
 from headrace.sources.codecs import codec_of
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.events import Events
@@ -40,6 +40,7 @@ from headrace.storage.keyvalue import Access
 from headrace.storage.ledger import Entry
 from headrace.storage.streams import Bounds, Cursor, Message, Streams, open_streams
 from headrace.storage.streams.protocol import EARLIEST
+from headrace.storage.tables import Commit
 from headrace.storage.tables.protocol import Position
 from headrace.validation.record import Verdict
 
@@ -244,8 +245,8 @@ class Feed:
                 self._replace(access, source.name, partition, state, begun)
         reach("feed.begun")
         found, verdict = self._judge(source, name, partition, begun, messages)
-        self._store(source, name, partition, begun, found, verdict)
-        self._apply(source, partition, begun, messages[-1].after, found, verdict)
+        commit = self._store(source, name, partition, begun, found, verdict)
+        self._apply(source, partition, begun, messages[-1].after, found, verdict, commit)
         reach("feed.applied")
         self._judged.pop((source.name, partition, begun.batch), None)
         return len(messages)
@@ -258,13 +259,13 @@ class Feed:
         begun: PartitionState,
         found: Load,
         verdict: Verdict,
-    ) -> None:
-        """Put what a batch brought into the tables, each table's part once."""
+    ) -> Commit | None:
+        """Put what a batch brought into the tables, each table's part once; return the commit of its reveals."""
         application, where = f"stream-{partition}", f"stream {name}, partition {partition}, batch {begun.batch}"
         position = Position(f"{application}/{source.name}", begun.batch)
         whole = len(found.batch) > 0 and not len(verdict.accepted)
         stopped = stopped_rows(found.batch, verdict, where) if whole else None
-        self.gatekeeper.store(verdict, application, begun.batch, stopped=stopped)
+        commit = self.gatekeeper.store(verdict, application, begun.batch, stopped=stopped)
         reach("feed.stored")
         if found.refused.num_rows:
             letters = letters_of(source, found.refused, stream=name, now=int(self.clock.now()))
@@ -274,6 +275,7 @@ class Feed:
                 body = {"where": where, "letters": letters.num_rows, "reasons": shown_reasons(letters)}
                 self.stores.ledger.append([Entry("dead_letters", source.name, body)])
         reach("feed.lettered")
+        return commit
 
     def _judge(
         self, source: SourceDefinition, name: str, partition: int, begun: PartitionState, messages: Sequence[Message]
@@ -297,6 +299,7 @@ class Feed:
         after: Cursor,
         found: Load,
         verdict: Verdict,
+        commit: Commit | None,
     ) -> None:
         """Apply reveals with the partition's cursor in one transaction: neither is there without the other."""
         ended = replace(begun.timed(found.times, self.lateness[source.name]), position=after.position)
@@ -313,6 +316,7 @@ class Feed:
                 if self.applied is not None:
                     self.applied(source, reveal, access)
             self.path.commit(access, newest, {f"{source.name}/{partition}": ended.position})
+            note_applied(transaction, source.name, commit)
         self.states[source.name, partition] = ended
 
     def _replace(

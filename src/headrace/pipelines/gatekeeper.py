@@ -14,7 +14,7 @@ from headrace.pipelines.reveals import append_reveals, read_source, reveals_tabl
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, RevealBatch
 from headrace.storage.ledger import Entry, Ledger
-from headrace.storage.tables import Tables
+from headrace.storage.tables import Commit, Tables
 from headrace.storage.tables.protocol import Position
 from headrace.validation.baseline import Baseline
 from headrace.validation.record import Verdict, quarantine_schema
@@ -105,17 +105,21 @@ class Gatekeeper:
             found = found.filter(pc.is_in(found[ROW_ID], value_set=ids))
         return found.sort_by([(ARRIVAL, "ascending"), (CONTENT, "ascending")])
 
-    def store(self, verdict: Verdict, application: str, number: int, *, stopped: pa.Table | None = None) -> None:
+    def store(
+        self, verdict: Verdict, application: str, number: int, *, stopped: pa.Table | None = None
+    ) -> Commit | None:
         """Append what a verdict accepted to the source's table and what broke its rules to the quarantine, once.
 
-        `stopped` rows (`stopped_rows`) join the latter.
+        `stopped` rows (`stopped_rows`) join the latter. Returns the commit of the source's table, None if nothing was
+        accepted.
         """
-        position = Position(f"{application}/{verdict.source}", number)
+        position, commit = Position(f"{application}/{verdict.source}", number), None
         if len(verdict.accepted):
-            append_reveals(self.tables, verdict.accepted.source, verdict.accepted.table, position)
+            commit = append_reveals(self.tables, verdict.accepted.source, verdict.accepted.table, position)
         broken = pa.concat_tables([broken_rows(verdict), *([] if stopped is None else [stopped])])
         if broken.num_rows:
             self.tables.append(QUARANTINE, broken, position=position)
+        return commit
 
     def refuse_if_held(self) -> None:
         """Raise if a source is held.

@@ -75,17 +75,6 @@ def list_runs(project: Project, *, state: str | None) -> View:
     return View(f"Training runs of {project.name}", {"runs": found}, [table])
 
 
-def list_features(project: Project, search: str) -> View:
-    """Return the features whose name, source or moment has all of the given words."""
-    words = search.lower().split()
-    found = [
-        f for f in describe_features(project.plan) if all(w in " ".join(map(str, f.values())).lower() for w in words)
-    ]
-    rows = [[f["feature"], f["type"], f["from"], f["by"], f["known_at"]] for f in found]
-    table = Table("Features", ["feature", "type", "computed from", "by", "known at"], rows)
-    return View(f"Features of {project.name}", {"features": found}, [table])
-
-
 def describe_features(plan: DatasetPlan) -> list[dict[str, Any]]:
     """Return each feature with what it is computed from, its key and its moment."""
     told: dict[int, dict[str, Any]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,17 @@ import pyarrow as pa
 
 from headrace.core.identity import canonical
 from headrace.core.time import DAY, Clock
+from headrace.evaluation.plan import plan_gates
 from headrace.evaluation.record import Evaluation
-from headrace.evaluation.run import Footprint, JudgedRows, evaluate, score_rows
+from headrace.evaluation.run import Footprint, JudgedRows, SkewFact, evaluate, score_rows
+from headrace.features.fingerprint import content_digest
 from headrace.features.record import TrainingSet
 from headrace.features.training_set import training_set
 from headrace.models.servable import Servable
 from headrace.monitoring.drift import DriftWatch, reference_profiles, training_history
+from headrace.pipelines.graph import columns_read, group_hashes
 from headrace.pipelines.project import Project
-from headrace.pipelines.reveals import read_reveals
+from headrace.pipelines.reveals import read_reveals, reveals_table
 from headrace.pipelines.spread import OpenSpread, here
 from headrace.registry.record import Version
 from headrace.registry.run import Registry
@@ -47,7 +50,7 @@ class Candidate:
 class Footing:
     """Hold what a training needs beside the project: stores, clock, seed, threads, where latencies come from.
 
-    `spread` opens the engine that computes the training set.
+    `skew` measures the skew of a sample of served predictions, `spread` opens the engine that computes the training set.
     """
 
     ledger: Ledger
@@ -58,16 +61,21 @@ class Footing:
     threads: int
     latency: Mapping[str, float]
     latency_modelled: bool
+    skew: Callable[[int], SkewFact] | None = None
     spread: OpenSpread = here
 
 
 def build_training_set(project: Project, footing: Footing, as_of: int) -> TrainingSet:
     """Return the training set as it stands at `as_of`, with the table versions that it follows from."""
-    reveals = read_reveals(footing.tables, project.plan.sources)
-    manifest = {"sources": {name: {"reveals": _known(table, as_of)} for name, table in reveals.items()}}
-    facts = manifest | {"arrival": "assumed"}
+    described = {s.name: footing.tables.describe(reveals_table(s.name)) for s in project.plan.sources}
+    versions = {name: table.version for name, table in described.items() if table is not None}
+    reveals = read_reveals(footing.tables, project.plan.sources, versions)
+    sources = {n: {"reveals": _known(table, as_of), "version": versions[n]} for n, table in reveals.items()}
+    manifest = {"sources": sources, "arrival": "assumed", "groups": group_hashes(project.plan)}
+    manifest |= {"reads": columns_read(project.plan)}
     with footing.spread() as spread:
-        return training_set(project.plan, reveals, as_of=as_of, manifest=facts, spread=spread)
+        found = training_set(project.plan, reveals, as_of=as_of, manifest=manifest, spread=spread)
+    return replace(found, manifest={**found.manifest, "content": content_digest(found)})
 
 
 def _known(table: pa.Table, as_of: int) -> int:
@@ -143,6 +151,10 @@ def judge(
         weights=None if rows.weight is None else rows.weight[test],
     )
     source = "modelled" if footing.latency_modelled else "measured"
-    footprint = Footprint(trained.servable.size, footing.latency, "modelled" if source == "modelled" else "measured")
+    sample = plan_gates(project.pipeline.gates, kind_of(project.pipeline.model)).skew
+    skew = footing.skew(sample) if sample and footing.skew is not None else None
+    footprint = Footprint(
+        trained.servable.size, footing.latency, "modelled" if source == "modelled" else "measured", skew
+    )
     rng = np.random.default_rng([footing.seed, len(rows)])
     return evaluate(project.pipeline.gates, judged, footprint, task=kind_of(project.pipeline.model), rng=rng)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from headrace.core.settings import SourceSettings
@@ -9,13 +10,17 @@ from headrace.core.time import format_duration
 from headrace.features.offline import direct_columns
 from headrace.features.plan import DatasetPlan
 from headrace.pipelines.definition import Pipeline
+from headrace.pipelines.impact import impact_of, impact_table
 from headrace.pipelines.project import Project
 from headrace.pipelines.view import Table, View
 from headrace.sources.definition import describe
 
 
-def describe_plan(project: Project) -> View:
-    """Return the pipeline's steps, sources, features and policies; reads no data and starts nothing."""
+def describe_plan(project: Project, *, state: str | None = None) -> View:
+    """Return the pipeline's steps, sources, features and policies, and what a changed definition would touch.
+
+    Reads no rows and starts nothing; of a state folder, where there is one, records and counts.
+    """
     pipeline, plan = project.pipeline, project.plan
     steps = _steps(pipeline, plan)
     sources = [
@@ -25,7 +30,7 @@ def describe_plan(project: Project) -> View:
     columns = [[f"{s.name}.{c.name}", c.dtype, str(s.moments[c])] for s in plan.sources for c in s.columns]
     features = [{"feature": c.name, "type": c.dtype, "computed": c.origin, "known": known} for c, known in _known(plan)]
     policies, streams = _policies(pipeline), _streams(project)
-    data = {"pipeline": project.target, "dataset": plan.hash, "steps": steps, "sources": sources}
+    data: dict[str, Any] = {"pipeline": project.target, "dataset": plan.hash, "steps": steps, "sources": sources}
     tables = [
         Table("Steps, in order", ["step", "what it does", "why"], [[s["step"], s["what"], s["why"]] for s in steps]),
         Table(
@@ -43,6 +48,10 @@ def describe_plan(project: Project) -> View:
             [list(s.values()) for s in streams],
         ),
     ]
+    impact = impact_of(project, state)
+    if impact:
+        tables.append(impact_table(impact))
+    data["groups"] = [asdict(one) for one in impact]
     asked = ", ".join(c.name for c in direct_columns(plan))
     notes = (f"A request brings: {asked}.", f"Run it: headrace run {project.typed}")
     return View(

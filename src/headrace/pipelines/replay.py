@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from headrace.pipelines.project import Project
 from headrace.pipelines.reveals import read_reveals
 from headrace.pipelines.sealing import seal, window_of
 from headrace.pipelines.stores import CONTROL, Stores, open_stores, state_path
+from headrace.pipelines.verify import skew_fact
 from headrace.pipelines.view import Progress
 from headrace.pipelines.world import World
 from headrace.registry.run import Registry
@@ -153,6 +155,8 @@ class _Replay:
             [c.name for c in project.plan.request],
             segment=self._segment(self.day),
             durable=False,
+            definition=project.plan.features,
+            in_step=True,
         )
         self.core = self._core()
 
@@ -224,6 +228,7 @@ class _Replay:
             threads=THREADS,
             latency=self.stopwatch.percentiles(),
             latency_modelled=True,
+            skew=partial(skew_fact, self.project, self.stores),
         )
         gatekeeper = Gatekeeper(self.project, self.ledger, stores.tables, state=kept.get("gatekeeper"), streaming=True)
         state = ControlState(**kept["control"]) if kept else ControlState(labelled_until=self.plan.start)

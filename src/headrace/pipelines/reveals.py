@@ -6,7 +6,7 @@ as they came into it, so that those of old reveals keep their meaning wherever a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
@@ -45,23 +45,25 @@ def append_reveals(
     return tables.append(name, stored.select([*FIXED, *stated_names(len(order)), *order]), position=position)
 
 
-def read_source(tables: Tables, source: SourceDefinition, where: Sequence[Filter] = ()) -> pa.Table:
+def read_source(
+    tables: Tables, source: SourceDefinition, where: Sequence[Filter] = (), *, version: int | None = None
+) -> pa.Table:
     """Return a source's accepted reveals, or those that meet all of `where`, in the columns of its class.
 
     None states a column that came later.
 
+    `version` is the table's, the newest by default.
+
     Raises:
-        DataError: it has none yet.
+        DataError: it has none yet, or not that version any more.
         SchemaConflict: the class changed otherwise than by a new nullable column.
     """
-    known = ensure_grown(tables, source)
-    if not known:
+    if not ensure_grown(tables, source):
         raise DataError(
             f"{source.name} has no rows yet", where=source.location, next_step="headrace run, which takes them in"
         )
-    there = [c.name for c in source.columns if c.name in known]
-    bits = stated_names(len(known))
-    table = tables.read(reveals_table(source.name), columns=[*FIXED, *bits, *there], where=where)
+    table = tables.read(reveals_table(source.name), where=where, version=version)
+    known = [name for name in table.column_names if name not in FIXED and not is_stated_name(name)]
     for c in source.columns:
         if c.name not in known:
             table = table.append_column(c.name, pa.nulls(table.num_rows, arrow_type(c.dtype)))
@@ -69,13 +71,16 @@ def read_source(tables: Tables, source: SourceDefinition, where: Sequence[Filter
     return _with_bits(table, places, len(source.columns)).select(reveal_schema(source).names)
 
 
-def read_reveals(tables: Tables, sources: Sequence[SourceDefinition]) -> dict[str, pa.Table]:
-    """Return every source's accepted reveals.
+def read_reveals(
+    tables: Tables, sources: Sequence[SourceDefinition], versions: Mapping[str, int] | None = None
+) -> dict[str, pa.Table]:
+    """Return every source's accepted reveals, of those in `versions` as they were then.
 
     Raises:
         DataError, SchemaConflict: as `read_source`.
     """
-    return {source.name: read_source(tables, source) for source in sources}
+    wanted = versions or {}
+    return {source.name: read_source(tables, source, version=wanted.get(source.name)) for source in sources}
 
 
 def ensure_grown(tables: Tables, source: SourceDefinition) -> list[str]:

@@ -6,7 +6,6 @@ there, and the same command on the same data does nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +18,6 @@ import pyarrow.compute as pc
 from headrace.core.errors import GateRefused, SchemaChanged
 from headrace.core.identity import content_hash
 from headrace.core.time import Clock, Instant, SystemClock
-from headrace.features.repair import backfill, repair
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.pipelines.baselines import load_baselines
 from headrace.pipelines.data_incidents import DataIncidents
@@ -29,12 +27,14 @@ from headrace.pipelines.gatekeeper import QUARANTINE, Gatekeeper, broken_rows
 from headrace.pipelines.latency import measure_reads
 from headrace.pipelines.learning import Candidate, Footing, learn
 from headrace.pipelines.loads import LoadBook
+from headrace.pipelines.materialize import Fresh, Materializer
 from headrace.pipelines.pinned import reads
 from headrace.pipelines.project import Project
 from headrace.pipelines.quarantine import finish, quarantined, reveals_kept
-from headrace.pipelines.reveals import append_reveals, ensure_grown, read_reveals, read_source, reveals_table
+from headrace.pipelines.reveals import append_reveals, ensure_grown, reveals_table
 from headrace.pipelines.spread import OpenSpread, here, spread_of
-from headrace.pipelines.stores import CONTROL, Stores, applied_key, open_stores
+from headrace.pipelines.stores import Stores, open_stores
+from headrace.pipelines.verify import skew_fact
 from headrace.pipelines.view import Progress, Table, View
 from headrace.registry.run import Registry
 from headrace.sources.batch import Loaded, iter_loads
@@ -45,7 +45,6 @@ from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, RevealBatch
 from headrace.storage.ledger import Entry
 from headrace.storage.tables.protocol import Filter
 
-APPLY_AT_ONCE = 10_000  # reveals to a commit of the online store
 THREADS = 2
 FINISHED = "run.finished"
 KEYS = [ROW_ID, ARRIVAL, CONTENT]
@@ -126,8 +125,8 @@ class _Run:
     def identity(self, as_of: int) -> str:
         """Return the id of the run: what it follows from."""
         described = [self.stores.tables.describe(reveals_table(s.name)) for s in self.project.plan.sources]
-        versions = [None if d is None else d.version for d in described]
-        return content_hash([self.project.target, self.project.plan.hash, versions, self.seed, as_of])[:16]
+        rows = [None if d is None else d.rows for d in described]  # compaction gives the same rows another version
+        return content_hash([self.project.target, self.project.plan.hash, rows, self.seed, as_of])[:16]
 
     def follow(self) -> dict[str, int]:
         """Take in what lies in the streams that settings name; return how many events of each source.
@@ -144,8 +143,6 @@ class _Run:
             path.begin(transaction)
         with self.stores.online.read() as snapshot:
             path.uncovered(snapshot.getter(DATABASE))
-            applied = {s.name: snapshot.get(CONTROL, applied_key(s.name)) for s in sources}
-        before = {s.name: self._version(s) for s in sources}
         gatekeeper = self.gatekeeper(streaming=True)
         self.learn_known(gatekeeper)
         with (
@@ -156,10 +153,6 @@ class _Run:
         ):
             found = feed.drain(lambda done: self.progress.step("take in streams", done, done))
         gatekeeper.refuse_if_held()
-        with self.stores.online.write() as transaction:
-            for source in sources:
-                if int(applied[source.name] or -1) == before[source.name]:
-                    transaction.put(CONTROL, applied_key(source.name), str(self._version(source)).encode())
         return found
 
     def _version(self, source: SourceDefinition) -> int:
@@ -260,59 +253,14 @@ class _Run:
 
         Applying a reveal twice changes nothing, so where a run was cut off everything is applied again.
         """
-        path, batches = StreamPath([self.project.plan]), []
-        with self.stores.online.write() as transaction:
-            path.grow(transaction)
-            path.begin(transaction)
-        with self.stores.online.read() as snapshot:
-            missing = path.uncovered(snapshot.getter(DATABASE))
-            applied = {i.source: snapshot.get(CONTROL, applied_key(i.source)) for i in ingested}
-        for part in ingested:
-            held = applied[part.source]
-            behind = int(held) if held is not None else -1
-            if behind == part.version:
-                continue
-            source = next(s for s in self.project.plan.sources if s.name == part.source)
-            table = part.fresh if behind == part.before else None
-            if table is None:
-                table = read_source(self.stores.tables, source)
-            batches.append((part, RevealBatch(source, table.sort_by(ARRIVAL))))
-        total, done, newest = sum(len(b) for _, b in batches), 0, self._newest(path)
-        for part, batch in batches:
-            for start in range(0, len(batch), APPLY_AT_ONCE):
-                piece = RevealBatch(batch.source, batch.table.slice(start, APPLY_AT_ONCE))
-                newest = max(newest, int(pc.max(piece.table[ARRIVAL]).as_py()))
-                with self.stores.online.write() as transaction:
-                    access, reveals = transaction.access(DATABASE), list(piece.reveals())
-                    if self.stores.online.capabilities.remote:
-                        path.fetch(transaction, part.source, reveals)
-                    for reveal in reveals:
-                        path.apply(access, part.source, reveal)
-                    path.commit(access, newest, {part.source: part.version})
-                done += len(piece)
-                self.progress.step("online features", done, total, part.source)
-            with self.stores.online.write() as transaction:
-                transaction.put(CONTROL, applied_key(part.source), str(part.version).encode())
-                path.expire(transaction, newest)
-                repair(transaction, self.project.plan, self._reveals)
-        if missing:
-            told = partial(self.progress.step, "new features")
-            keys = backfill(self.stores.online, missing, newest, self._reveals, told)
-            with self.stores.online.write() as transaction:
-                path.cover(transaction)
-            names = ", ".join(group.definition.name for group in missing)
-            self.rows.append(["features", f"{names}: {keys:,} keys filled from history", "changed or new"])
-        self.rows.append(
-            ["features", f"{total:,} reveals applied to the online store", f"up to {Instant(newest).isoformat()}"]
-        )
-        return newest
-
-    def _reveals(self) -> Mapping[str, pa.Table]:
-        return read_reveals(self.stores.tables, self.project.plan.sources)
-
-    def _newest(self, path: StreamPath) -> int:
-        with self.stores.online.read() as snapshot:
-            return path.newest(snapshot.getter(DATABASE)) or 0
+        fresh = {p.source: Fresh(p.before, p.version, p.fresh) for p in ingested if p.fresh is not None}
+        done = Materializer(self.project, self.stores, self.progress).bring_up(fresh)
+        if done.filled:
+            what = f"{', '.join(done.filled)}: {done.keys:,} keys filled from history"
+            self.rows.append(["features", what, "changed or new"])
+        newest = f"up to {Instant(done.newest).isoformat()}"
+        self.rows.append(["features", f"{done.reveals:,} reveals applied to the online store", newest])
+        return done.newest
 
     def learn(self, identity: str, as_of: int) -> View:
         """Train, judge, register, and promote what passed where nothing serves yet."""
@@ -329,6 +277,7 @@ class _Run:
             THREADS,
             measure_reads(self.project, self.stores),
             latency_modelled=False,
+            skew=partial(skew_fact, self.project, self.stores),
             spread=self.spread,
         )
         candidate = learn(

@@ -22,17 +22,18 @@ from headrace.core.time import DAY, SECOND, Clock, Instant, SystemClock
 from headrace.features.moment import open_read
 from headrace.features.offline import direct_columns
 from headrace.features.online import OnlineFeatures
+from headrace.features.record import OK
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.monitoring.drift import VectorBlock
 from headrace.pipelines.latency import MeasuredStopwatch, measure_reads
 from headrace.pipelines.pinned import refuse_other_features
 from headrace.pipelines.project import Project
 from headrace.pipelines.sealing import seal, seal_left_open, window_of
-from headrace.pipelines.stores import Stores, open_stores
+from headrace.pipelines.stores import CONTROL, REBUILD, Stores, applied_key, applied_versions, open_stores
 from headrace.registry.run import Registry
 from headrace.serving.connection import connection
 from headrace.serving.core import Answer, Core
-from headrace.serving.http import App, Limits, bind
+from headrace.serving.http import App, Filled, Limits, bind
 from headrace.serving.log import PredictionLog, segments
 from headrace.serving.router import Router, Routes, Variant
 from headrace.serving.signature import Signature
@@ -63,6 +64,7 @@ class PipelineService:
             [c.name for c in project.plan.request],
             segment=known[-1] + 1 if known else 1,
             window=serving.window_rows,
+            definition=project.plan.features,
         )
         self.sync_first, self.day = serving.log_sync == 0, Instant(int(clock.now()) // DAY * DAY)
         stale = endpoint.on_missing == "stale"
@@ -76,6 +78,7 @@ class PipelineService:
             stopwatch=MeasuredStopwatch(),
         )
         self._refuse_uncovered()
+        self.sources = [source.name for source in project.plan.sources]
         self.lock = threading.RLock()
         self.left_alone: tuple[float, Unavailable] | None = None
         self.newest = 0  # the moment of the newest read, which may be ahead of this machine's clock
@@ -87,6 +90,13 @@ class PipelineService:
         with self.stores.online.read() as snapshot:
             get = snapshot.getter(DATABASE)
             missing = StreamPath([self.project.plan]).uncovered(get) if StreamPath.newest(get) is not None else []
+            unfinished = snapshot.get(CONTROL, REBUILD) is not None
+        if unfinished:
+            raise ConfigurationError(
+                "the online store is half rebuilt",
+                where=str(self.stores.state.path),
+                next_step=f"headrace online rebuild {self.project.typed}, which goes on where it was",
+            )
         if missing:
             raise ConfigurationError(
                 "features are not in the online store yet",
@@ -129,6 +139,7 @@ class PipelineService:
         with self.lock, ExitStack() as stack:
             decoded = [self._decoded(row) for row in rows]
             get, t = self._open_read(stack, [row for row in decoded if not isinstance(row, HeadraceError)], t)
+            self.log.note_applied(None if get is None else applied_versions(get, self.sources))
             found += [row if isinstance(row, HeadraceError) else self._answer(row, t, get) for row in decoded]
         down = [answer for answer in found if isinstance(answer, Unavailable)]
         if down and len(down) == len(found):
@@ -162,7 +173,8 @@ class PipelineService:
         try:
             if self.left_alone is not None and time.monotonic() < self.left_alone[0]:
                 raise self.left_alone[1].with_traceback(None)
-            found = open_read(store, stack.enter_context(store.read()), self.core.features, rows, stated, now=now)
+            snapshot, also = stack.enter_context(store.read()), [applied_key(source) for source in self.sources]
+            found = open_read(store, snapshot, self.core.features, rows, stated, now=now, also=also)
         except Unavailable as error:
             if self.left_alone is None or error is not self.left_alone[1]:
                 self.left_alone = time.monotonic() + self.project.settings.serving.store_retry / SECOND, error
@@ -192,6 +204,23 @@ class PipelineService:
     def latency(self) -> Mapping[str, float]:
         """Measure what one prediction's features take here: percentiles in microseconds over some stored rows."""
         return measure_reads(self.project, self.stores)
+
+    def filled(self) -> Filled:
+        """Return how well the features of the open day's predictions are filled, and how old the newest arrival is.
+
+        While the online store cannot be reached, nobody knows the latter.
+        """
+        with self.lock:
+            status = np.frombuffer(bytes(self.log.block.status), np.uint8).reshape(-1, len(self.log.columns))
+        try:
+            with self.stores.online.read() as snapshot:
+                newest = StreamPath.newest(snapshot.getter(DATABASE))
+        except Unavailable:
+            newest = None
+        shares = (status == OK).mean(axis=0).tolist() if len(status) else []
+        names = [column.name for column in self.log.columns]
+        lag = None if newest is None else (int(self.clock.now()) - newest) / SECOND
+        return Filled(dict(zip(names, shares, strict=False)), lag)
 
     def commit(self) -> None:
         """Sync the prediction log; predictions go on meanwhile."""
@@ -260,6 +289,7 @@ def serve(
         stores = stack.enter_context(open_stores(project, state, clock=ticking, write=True))
         service = PipelineService(project, stores, ticking)
         app = App(service, limits_of(project))
+        app.metrics.filled = service.filled
         tick = service.look_after if beside is None else beside(service, stack)
         for collector in service.collectors:
             app.metrics.registry.register(collector)

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import orjson
@@ -28,11 +29,13 @@ from headrace.pipelines.feed_metrics import FeedCollector
 from headrace.pipelines.gatekeeper import Gatekeeper
 from headrace.pipelines.labelling import RowLabels
 from headrace.pipelines.learning import Footing, load_profile
+from headrace.pipelines.materialize import Materializer
 from headrace.pipelines.project import Project
 from headrace.pipelines.reveals import read_reveals
 from headrace.pipelines.serve import FOLLOW_SECONDS, PipelineService, serve
 from headrace.pipelines.spread import spread_of
 from headrace.pipelines.stores import CONTROL
+from headrace.pipelines.verify import skew_fact
 from headrace.pipelines.view import Silent
 from headrace.serving.log import read_segment, segments
 from headrace.sources.definition import SourceDefinition
@@ -52,6 +55,9 @@ class Controller:
         self.project, self.stores, self.clock = service.project, service.stores, service.clock
         plan = self.project.plan
         self.path, self.labels = StreamPath([plan]), RowLabels(plan)
+        materializer = Materializer(self.project, self.stores, Silent())
+        if materializer.behind():
+            materializer.bring_up()  # a process was killed between the tables and the online features
         self.loop, self.housekept, self.kept = self._loop(seed), 0, 0
         self.feed = Feed(
             self.project,
@@ -98,6 +104,7 @@ class Controller:
             THREADS,
             self.service.latency(),
             latency_modelled=False,
+            skew=partial(skew_fact, self.project, self.stores),
             spread=spread_of(self.project, stores, Silent()),
         )
         state = ControlState(**kept["control"]) if kept else ControlState(labelled_until=now, serving_since=now)
@@ -123,8 +130,8 @@ class Controller:
         for segment in segments(folder):
             if segment < seen[0]:
                 continue
-            for number, prediction in enumerate(read_segment(folder, segment)):
-                if (segment, number) >= seen:
+            for prediction in read_segment(folder, segment):
+                if (segment, int(prediction.id.rpartition("-")[2])) >= seen:
                     loop.recall(prediction)
         with self.stores.online.read() as snapshot:
             get = snapshot.getter(DATABASE)

@@ -6,6 +6,7 @@ Routes: `POST /v1/predict/{pipeline}`; `GET /v2`, `/v2/health/live`, `/v2/health
 
 from __future__ import annotations
 
+import math
 import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import orjson
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from headrace.core.errors import ConfigurationError, DataError, HeadraceError, Unavailable
 from headrace.core.version import __version__
@@ -75,8 +76,20 @@ class _Refusal(Exception):
         self.body = {"error": what} | ({"next": next_step} if next_step else {})
 
 
+@dataclass(frozen=True)
+class Filled:
+    """Hold how well features are filled: each one's share of the open day's predictions with a value, and how many seconds
+    ago the newest applied arrival was (None before the first).
+    """
+
+    coverage: Mapping[str, float]
+    lag: float | None
+
+
 class Metrics:
-    """Count requests, predictions and their latency for Prometheus."""
+    """Count requests, predictions and their latency for Prometheus; `filled` is asked whenever it scrapes."""
+
+    filled: Callable[[], Filled] | None = None
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -100,8 +113,20 @@ class Metrics:
             "headrace_prediction_seconds", "Seconds a row took", registry=self.registry, buckets=buckets
         )
 
+        self.coverage = Gauge(
+            "headrace_feature_coverage", "Share of the day's rows with a value", ["feature"], registry=self.registry
+        )
+        self.lag = Gauge(
+            "headrace_online_lag_seconds", "Seconds since the newest applied arrival", registry=self.registry
+        )
+
     def page(self) -> bytes:
         """Return the page that Prometheus scrapes."""
+        if self.filled is not None:
+            found = self.filled()
+            for feature, share in found.coverage.items():
+                self.coverage.labels(feature).set(share)
+            self.lag.set(math.nan if found.lag is None else found.lag)
         return generate_latest(self.registry)
 
 

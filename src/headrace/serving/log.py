@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from headrace.core.failpoints import reach
 from headrace.features.record import OK, STATUS, FeatureColumn, FeatureVector
 from headrace.serving import record
 from headrace.serving.record import FIXED, FRAME, MEASURED, NAME, NO_DECISION, Prediction, Shadow, prediction_id
+from headrace.storage.paths import write_atomically
 
 GROUP_BYTES = 1 << 20
 WINDOW = 100_000
@@ -75,7 +76,8 @@ class PredictionLog:
     process loses none; `commit` syncs to the disk, so after a crash of the machine at most the time since the last one is
     missing (`headrace serve` commits as often as `[serving] log_sync` says). `block` holds the feature vectors of at most
     `window` of the open segment's predictions. `durable=False` writes in groups and leaves syncing to the system,
-    for runs that can be repeated.
+    for runs that can be repeated. `definition` names the features' meaning; `in_step` says that every reveal is applied at
+    its own arrival.
     """
 
     def __init__(
@@ -87,9 +89,12 @@ class PredictionLog:
         segment: int,
         durable: bool = True,
         window: int = WINDOW,
+        definition: str = "",
+        in_step: bool = False,
     ) -> None:
         self.folder, self.columns, self.request = folder, tuple(columns), tuple(request)
         self.durable, self.window = durable, window
+        self.definition, self.in_step = definition, in_step
         self._buffer = bytearray()
         self._file: Any = None
         self.open_segment(segment)
@@ -99,10 +104,20 @@ class PredictionLog:
         self.close()
         self.segment, self.count, self.block = segment, 0, Block(self.window)
         self._names: dict[str, int] = {}
+        self._applied: Mapping[str, int] | None = None
         self._digest = hashlib.sha256()
         self._file = open(self.folder / segment_name(segment), "wb", buffering=0, opener=_private)  # noqa: SIM115 - held open
         header = {"segment": segment, "columns": [[c.name, c.dtype, c.origin] for c in self.columns]}
-        self._frame(bytes([record.KIND_HEADER]) + orjson.dumps(header | {"request": list(self.request)}))
+        header |= {"request": list(self.request), "definition": self.definition, "in_step": self.in_step}
+        self._frame(bytes([record.KIND_HEADER]) + orjson.dumps(header))
+
+    def note_applied(self, versions: Mapping[str, int] | None) -> None:
+        """Say of which versions of the sources' tables the features of the following predictions are; None: not known."""
+        if versions != self._applied:
+            body = bytes([record.KIND_APPLIED]) + orjson.dumps(versions, option=orjson.OPT_SORT_KEYS)
+            self._digest.update(body)
+            self._frame(body)
+            self._applied = versions
 
     def append(
         self,
@@ -276,11 +291,14 @@ def read_segment(folder: Path, segment: int) -> Iterator[Prediction]:
     """
     names: dict[int, str] = {}
     header: Mapping[str, Any] = {}
+    applied: Mapping[str, int] | None = None
     for body in _frames_of(folder, segment):
         if body[0] == record.KIND_NAME:
             names[NAME.unpack_from(body)[1]] = body[NAME.size :].decode()
         elif body[0] == record.KIND_PREDICTION:
-            yield _decode(body, names, header)
+            yield _decode(body, names, header, applied)
+        elif body[0] == record.KIND_APPLIED:
+            applied = orjson.loads(body[1:])
         else:
             header = orjson.loads(body[1:])
 
@@ -292,7 +310,9 @@ def _frames_of(folder: Path, segment: int) -> Iterator[bytes]:
     return frames(path.read_bytes(), path.name)
 
 
-def _decode(body: bytes, names: Mapping[int, str], header: Mapping[str, Any]) -> Prediction:
+def _decode(
+    body: bytes, names: Mapping[int, str], header: Mapping[str, Any], applied: Mapping[str, int] | None
+) -> Prediction:
     fields = FIXED.unpack_from(body)
     _, number, t, score, version, variant, threshold, decision, flags, *sizes = fields
     at, parts = FIXED.size, []
@@ -318,7 +338,41 @@ def _decode(body: bytes, names: Mapping[int, str], header: Mapping[str, Any]) ->
         flags=flags,
         shadows=tuple(Shadow(v, s) for v, s in shadows),
         latency_us=round(MEASURED.unpack(body[-MEASURED.size :])[0], 3),
+        definition=header.get("definition", ""),
+        applied=applied,
+        in_step=header.get("in_step", False),
     )
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """Hold what a segment is after some predictions were taken out: how many, its digest now, and how many are left."""
+
+    removed: int
+    digest: str
+    rows: int
+
+
+def rewrite_segment(folder: Path, segment: int, drop: Callable[[Prediction], bool]) -> Rewritten:
+    """Take predictions out of a segment for good; the others keep their ids. Nobody may be writing to it.
+
+    Killed in between, the segment is as it was or as it shall be.
+
+    Raises:
+        UsageError: there is no such segment.
+        Corrupt: the file is damaged.
+    """
+    path, written, removed = folder / segment_name(segment), bytearray(), 0
+    predictions = read_segment(folder, segment)
+    for body in _frames_of(folder, segment):
+        if body[0] == record.KIND_PREDICTION and drop(next(predictions)):
+            removed += 1
+        else:
+            written += FRAME.pack(len(body), length_check(len(body)), zlib.crc32(body)) + body
+    if removed:
+        write_atomically(path, bytes(written), temporary=folder / "segment.new", failpoint="predictions.rewrite")
+    digest, rows = segment_digest(folder, segment)
+    return Rewritten(removed, digest, rows)
 
 
 def find(folder: Path, wanted: str) -> Prediction:

@@ -4,7 +4,10 @@ A frame of a segment is: length (u32), CRC-32 (u32) of the length, CRC-32 (u32) 
 - kind 0, a name: code (u16), UTF-8 text. Codes stand for versions and variants inside one segment.
 - kind 1, a prediction: `FIXED`, then row id, feature words, statuses, and a JSON array [request, texts, shadows], then
   `MEASURED`: what was measured with a real clock and is left out of every digest.
-- kind 2, the header: JSON with the segment's number, its feature columns and the request's columns; always first.
+- kind 2, the header: JSON with the segment's number, its feature columns, the request's columns and what names the
+  features' meaning; always first.
+- kind 3, what was applied: JSON of the version of each source's reveals table that the online features held; it stands
+  for the predictions that follow. null: that is not known.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ FRAME = Struct("<III")
 FIXED = Struct("<BqqdHHHBBHII")
 NAME = Struct("<BH")
 MEASURED = Struct("<f")
-KIND_NAME, KIND_PREDICTION, KIND_HEADER = 0, 1, 2
+KIND_NAME, KIND_PREDICTION, KIND_HEADER, KIND_APPLIED = 0, 1, 2, 3
 NO_DECISION = 2
 
 
@@ -52,6 +55,9 @@ class Prediction:
         flags: FALLBACK, ERROR, CACHED, MODELLED, DEGRADED (the online store could not be read).
         shadows: what other versions would have said.
         latency_us: how long it took, microseconds.
+        definition: names the features' meaning; "" if the log does not tell.
+        applied: the version of each source's reveals table that the online features held; None if it is not known.
+        in_step: every reveal was applied at its own arrival, as a replay does; then `applied` is not needed.
     """
 
     id: str
@@ -68,6 +74,9 @@ class Prediction:
     flags: int
     shadows: tuple[Shadow, ...]
     latency_us: float
+    definition: str = ""
+    applied: Mapping[str, int] | None = None
+    in_step: bool = False
 
     @property
     def fallback(self) -> bool:

@@ -281,6 +281,17 @@ class TablesContract:
         assert _values(store) == [0, 1, 2, 3, 4, 9]
         assert not store.append("t", _numbers(4), position=Position("s", 4)).applied
 
+    def test_clustering_changes_no_row(self, store: Tables) -> None:
+        """Nor does doing it again; an unknown column is an error."""
+        for number in range(5):
+            store.append("t", _numbers(number, 9 - number))
+        before = store.append("t", _numbers(7)).version
+        for _ in range(2):
+            assert store.compact("t", retain=40 * DAY, cluster_by=["n"]) == 0
+            assert _values(store, version=before) == _values(store)
+        with pytest.raises(UnknownColumn):
+            store.compact("t", retain=DAY, cluster_by=["m"])
+
     def test_a_failing_disk_is_unavailable_and_writes_nothing(self, store: Tables) -> None:
         """The error is typed and retryable, the next try succeeds."""
         store.append("t", _numbers(1))

@@ -37,7 +37,7 @@ class Readings(hr.Source):
 
 class Meter(hr.FeatureGroup, of=Readings, entity=Readings.meter):
     now = hr.latest(Readings.level, Readings.note)
-    day = hr.count(Readings.level).over("24h")
+    day = hr.count(Readings.level).over("24h", "36h")
 
 
 SOURCE, PLAN = definition_of(Readings), plan_features([Meter], "test")
@@ -111,6 +111,65 @@ def test_a_repair_knows_nothing_that_was_not_applied_yet(store: KeyValue) -> Non
     with store.write() as transaction:
         repair(transaction, PLAN, lambda: {"Readings": table})
     assert online(store, "a", 3 * HOURS * HOUR)[0]["Meter.now[level]"] == float(HOURS - TAKEN_BACK - 1)
+
+
+def corrected(number: int, level: float, arrival: int) -> list[Reveal]:
+    event = {"reading": f"b{number}", "at": number * HOUR, "meter": "b", "level": level, "note": "c", ARRIVAL: arrival}
+    return reveal_of(SOURCE, event)
+
+
+def as_offline(store: KeyValue, found: list[Reveal], t: int) -> None:
+    """Compare every meter's features with history."""
+    table = batch_of(SOURCE, found).table
+    meters = pa.table({"meter": ["a", "b", "c"]})
+    histories = {"Readings": History.build(SOURCE, table, t)}
+    offline = OfflineFeatures(PLAN, histories).compute(meters, np.full(3, t))
+    for place, meter in enumerate(meters["meter"].to_pylist()):
+        values, status = online(store, meter, t)
+        assert values == offline.table(PLAN).to_pylist()[place]
+        assert status == offline.status[place].tolist()
+
+
+def test_a_row_of_a_filled_group_can_be_corrected(store: KeyValue) -> None:
+    """What was filled from history carries its row's identity, else its correction would stand beside it."""
+    known = reveals()
+    newest = max(r.arrival for r in known)
+    backfill(store, PLAN.groups, newest, lambda: {"Readings": batch_of(SOURCE, known).table}, lambda done, total: None)
+    t = newest + HOUR
+    known += corrected(HOURS - 2, -5.0, t) + corrected(HOURS - 1, -7.0, t)
+    with store.write() as transaction:
+        for reveal in known[-2:]:
+            StreamPath([PLAN]).apply(transaction.access(DATABASE), "Readings", reveal)
+    as_offline(store, known, t)
+
+
+def test_a_backfill_never_overwrites_what_a_stream_applied_meanwhile(store: KeyValue) -> None:
+    """New events, corrections, a row that changes its key and one that comes back: each lands between two commits."""
+    path, before = StreamPath([PLAN]), reveals()
+    newest = max(r.arrival for r in before)
+    table, later = batch_of(SOURCE, before).table, []
+    for i in range(40):
+        later += corrected(HOURS - 1 - i, -float(i), newest + i)
+    later += reveal_of(SOURCE, {"reading": "b7", "at": HOURS * HOUR, "meter": "c", "level": 1.0, ARRIVAL: newest + 50})
+    later += reveal_of(SOURCE, {"reading": "a9", "at": HOURS * HOUR, "meter": "b", "level": 2.0, ARRIVAL: newest + 50})
+
+    def apply(reveals: list[Reveal]) -> None:
+        with store.write() as transaction:
+            for reveal in reveals:
+                path.apply(transaction.access(DATABASE), "Readings", reveal)
+
+    def told(done: int, total: int) -> None:
+        apply(later[20:])
+
+    def read() -> dict[str, pa.Table]:
+        apply(later[:20])
+        return {"Readings": table}
+
+    backfill(store, PLAN.groups, newest, read, told)
+    as_offline(store, [*before, *later], newest + HOUR)
+    whole = batch_of(SOURCE, [*before, *later]).table  # what is applied was stored before
+    backfill(store, PLAN.groups, newest, lambda: {"Readings": whole}, lambda done, total: None)
+    as_offline(store, [*before, *later], newest + HOUR)
 
 
 @pytest.mark.parametrize("rows", [3, 60, 700])

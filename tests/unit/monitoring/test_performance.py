@@ -230,3 +230,27 @@ def test_the_newest_label_holds_whatever_is_read_between(said: list[tuple[bytes,
         np.testing.assert_equal(book.labels[place], label)
     fresh = book.place(b"a new row")
     assert book.arrived[fresh] == NEVER
+
+
+def test_forgotten_rows_leave_what_a_window_without_them_would_hold() -> None:
+    """Shadows and labels of the others stay with their rows, also after a beginning was dropped and after a reload."""
+    windows = LiveWindow(keep=20 * DAY), LiveWindow(keep=20 * DAY)
+    gone = {f"row {i}".encode() for i in range(0, 900, 7)}
+    for i in range(900):
+        row = f"row {i % 600}".encode()
+        for window in windows if row not in gone else windows[:1]:
+            t = NOW - 30 * DAY + i * DAY // 30
+            shadows = [("v2", i / 900)] if i % 2 else []
+            window.append(row, t, 1 - i / 900, version="v1", shadows=shadows)
+            window.label(row, float(i % 3 == 0), arrived=t + HOUR)
+    for window in windows:
+        window.drop_old(NOW)
+    assert windows[0].forget(gone) > 50
+    for held in (windows[0], LiveWindow.load(windows[0].dump())):
+        for version in ("v1", "v2"):
+            found = [w.scores(version, 0, NOW).tolist() for w in (held, windows[1])]
+            assert found[0] == found[1] != []
+        assert held.measure(AUC, NOW) == windows[1].measure(AUC, NOW)
+        assert held.traffic(0, NOW) == windows[1].traffic(0, NOW)
+        assert not any(row in held.dump() for row in (b"row 7row", b"row 14row"))
+    assert windows[0].forget({b"nobody"}) == 0

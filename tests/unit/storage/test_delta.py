@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from headrace.core.errors import Corrupt, Unavailable
-from headrace.storage.tables import open_tables
+from headrace.core.errors import Corrupt, DataError, Unavailable
+from headrace.storage.tables import Position, open_tables
 
 
 def written(path: Path) -> Path:
@@ -80,3 +80,25 @@ def test_processes_that_race_all_land_and_a_position_once(tmp_path: Path) -> Non
         (str(writer), turn) for writer in range(3) for turn in range(5)
     ]
     assert store.read("once").num_rows == 1
+
+
+def test_history_that_is_forgotten_leaves_no_byte_and_keeps_numbers_and_positions(tmp_path: Path) -> None:
+    """Also what a killed writer left, the log's least and greatest values, and the text of a deletion."""
+    store = open_tables(f"delta:{tmp_path}")
+    for number, text in enumerate(("ab", "SECRET", "yz")):
+        store.append("t", pa.table({"s": [text], "n": [number]}), position=Position("source", number))
+    (tmp_path / "t" / "part-killed.parquet").write_bytes(b"SECRET")
+    version = store.delete("t", [("s", "=", "SECRET")]).version
+    store.forget_history("t")  # type: ignore[attr-defined]
+    for path in (tmp_path / "t").rglob("*"):
+        assert path.is_dir() or b"SECRET" not in path.read_bytes(), path
+    described = store.describe("t", applications=["source"])
+    assert described is not None and described.version > version and described.positions == {"source": 2}
+    assert sorted(store.read("t")["s"].to_pylist()) == ["ab", "yz"]
+    with pytest.raises(DataError, match="no such version"):
+        store.read("t", version=1)
+    kept = store.append("t", pa.table({"s": ["new"], "n": [5]}), position=Position("source", 3))
+    store.append("t", pa.table({"s": ["newer"], "n": [6]}))
+    store.compact("t", retain=30 * 86_400_000_000)
+    assert store.read("t", version=kept.version).num_rows == 3
+    assert not store.append("t", pa.table({"s": ["again"], "n": [7]}), position=Position("source", 3)).applied

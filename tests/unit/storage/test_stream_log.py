@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from headrace.core.errors import Corrupt
 from headrace.core.time import Instant, VirtualClock
 from headrace.storage.streams import Cursor, Message, Streams, open_streams
+from headrace.storage.streams.log import LogStreams
 from headrace.storage.streams.segment import FRAME_HEADER, SEGMENT_HEADER, encode_frame, encode_segment_header
 
 START = Instant.parse("2013-01-01")
@@ -174,3 +175,20 @@ def test_a_reader_goes_on_where_it_stopped_without_walking_again(tmp_path: Path)
         assert [message.data for message in read(store, 3)] == ALL[3:]
         with pytest.raises(Corrupt):
             read(store)
+
+
+def test_redacted_records_are_empty_under_their_positions_and_the_rest_stands(tmp_path: Path) -> None:
+    clock = VirtualClock(Instant(5))
+    with LogStreams(str(tmp_path), clock=clock, segment_bytes=200) as streams:
+        for number in range(20):
+            streams.append("s", [b"keep %d" % number, b"SECRET %d" % number])
+        before = read(streams)
+        assert streams.redact("s", lambda data: b"SECRET" in data) == 20
+        after = read(streams)
+        assert [(m.position, m.arrival) for m in after] == [(m.position, m.arrival) for m in before]
+        assert [m.data for m in after] == [b"{}" if m.position % 2 else m.data for m in before]
+        assert streams.redact("s", lambda data: b"SECRET" in data) == 0
+        assert streams.append("s", [b"on"])[0].start == 40
+    assert not any(b"SECRET" in path.read_bytes() for path in (tmp_path / "s").iterdir())
+    with LogStreams(str(tmp_path), clock=clock) as streams:
+        assert [m.data for m in read(streams, 38)] == [b"keep 19", b"{}", b"on"]

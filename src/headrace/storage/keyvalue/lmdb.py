@@ -81,6 +81,21 @@ class LmdbKeyValue:
             raise self._translate(error) from error
         self._closed = False
 
+    @staticmethod
+    def examine(location: str) -> None:
+        """Look at every page of a store's file; nobody may be writing.
+
+        Raises:
+            Corrupt: a page is not what LMDB would have written.
+        """
+        verify(Path(location))
+
+    @staticmethod
+    def drop(location: str) -> None:
+        """Delete a store's files, whatever they hold; nobody may have it open."""
+        for name in ("data.mdb", "lock.mdb"):
+            (Path(location) / name).unlink(missing_ok=True)
+
     @property
     def capabilities(self) -> Capabilities:
         """Return what this backend can do."""

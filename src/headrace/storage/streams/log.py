@@ -7,7 +7,7 @@ import os
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -45,6 +45,7 @@ SEGMENT_BYTES = 64 << 20
 REMEMBERED_POSITIONS = 64
 SUFFIX = ".log"
 LOCK = "lock"
+EMPTIED = b"{}"
 
 
 class LogStreams:
@@ -123,6 +124,20 @@ class LogStreams:
     def join(self, streams: Sequence[str]) -> Membership:
         """Get every stream: a folder has one reader that applies it."""
         return Everything(self, streams)
+
+    def redact(self, stream: str, chosen: Callable[[bytes], bool]) -> int:
+        """Replace the chosen records by `{}` under the same positions and arrivals; return how many there were.
+
+        Killed in between, the same call goes on: each segment is replaced whole.
+        """
+        redacted, folder = 0, self._folder(stream)
+        with self._writer(stream):
+            for base in _bases(folder):
+                redacted += _redact(folder, base, chosen)
+        with self._guard:
+            self._writers.pop(stream).close()  # it holds the file that was replaced
+            self._remembered.clear()
+        return redacted
 
     def close(self) -> None:
         """Give writers' locks back; later calls raise Unavailable."""
@@ -285,6 +300,21 @@ def _segment_frames(folder: Path, base: int, offset: int, start: int) -> Iterato
         yield from frames(descriptor, str(path), offset=offset, position=start)
     finally:
         os.close(descriptor)
+
+
+def _redact(folder: Path, base: int, chosen: Callable[[bytes], bool]) -> int:
+    """Write a segment anew with some of its records emptied; leave it as it is where there are none."""
+    path, redacted = _segment(folder, base), 0
+    with path.open("rb") as file:
+        written = bytearray(file.read(SEGMENT_HEADER.size))
+    for frame in _segment_frames(folder, base, SEGMENT_HEADER.size, base):
+        records = [(record, chosen(record)) for record in frame.records()]
+        redacted += sum(wanted for _, wanted in records)
+        kept = [EMPTIED if wanted else record for record, wanted in records]
+        written += encode_frame(kept, frame.start, frame.arrival)
+    if redacted:
+        write_atomically(path, bytes(written), temporary=folder / "segment.new", failpoint="streams.redact")
+    return redacted
 
 
 def _segment(folder: Path, base: int) -> Path:

@@ -22,6 +22,7 @@ from headrace.storage.tables.schema import ensure_columns, ensure_fits, expressi
 
 ATTEMPTS = 20
 MILLISECOND = 1_000
+LOG_RETENTION, LOG_DAYS = "delta.logRetentionDuration", 30
 
 
 class DeltaTables:
@@ -110,6 +111,8 @@ class DeltaTables:
             found = delta.to_pyarrow_dataset(filesystem=files).to_table(columns=names, filter=condition)
             return found.cast(pa.schema([schema.field(name) for name in names]))
         except (OSError, DeltaError, pa.ArrowException) as error:
+            if version is not None and isinstance(error, FileNotFoundError):
+                raise self._no_version(table, version, delta) from error
             raise self._damaged(table, error) from error
 
     def describe(self, table: str, *, applications: Sequence[str] = (), history: int = 0) -> Description | None:
@@ -141,10 +144,13 @@ class DeltaTables:
         self._existing(table)
         return self._change(table, position, write)
 
-    def compact(self, table: str, *, retain: int) -> int:
+    def compact(self, table: str, *, retain: int, cluster_by: Sequence[str] = ()) -> int:
         """Merge small files, and remove the files that no version of the last `retain` microseconds needs."""
-        self._existing(table)
-        self._change(table, None, lambda delta: delta.optimize.compact())
+        delta = self._existing(table)
+        ensure_columns(_columns(delta).names, cluster_by, self._where(table))
+        self._keep_log(table, delta, retain)
+        if not _compacted(delta):
+            self._change(table, None, lambda delta: _merge(delta, cluster_by))
         delta = self._existing(table)
         with _private_files, self._writing(table):
             # Only a full vacuum finds what killed writers left; it must not meet one that is still writing.
@@ -152,6 +158,40 @@ class DeltaTables:
                 retention_hours=retain // HOUR, dry_run=False, enforce_retention_duration=False, full=retain >= DAY
             )
         return len(removed)
+
+    def names(self) -> list[str]:
+        """Return the names of all tables."""
+        return sorted(e.name for e in self._root.iterdir() if e.is_dir()) if self._root.is_dir() else []
+
+    def forget_history(self, table: str) -> None:
+        """Remove everything that is not of the newest version: files, also what killed writers left, and the log.
+
+        The log tells the least and greatest values of each file and what was deleted, so it goes as well. Numbers of
+        versions and committed positions stay. Nobody may be writing.
+        """
+        delta = self._existing(table)
+        before = delta.metadata().configuration.get(LOG_RETENTION, f"interval {LOG_DAYS} days")
+        with _private_files, self._writing(table):
+            delta.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False, full=True)
+            delta.alter.set_table_properties({LOG_RETENTION: "interval 0 seconds"})
+            delta = self._existing(table)
+            delta.create_checkpoint()
+            delta.cleanup_metadata()
+            self._drop_log(table, delta.version())
+            delta.alter.set_table_properties({LOG_RETENTION: before})
+
+    def _drop_log(self, table: str, version: int) -> None:
+        """Remove entries of the log before a checkpoint; delta-rs leaves those of this very second."""
+        for entry in (self._path(table) / "_delta_log").iterdir():
+            number = entry.name.partition(".")[0]
+            if number.isdigit() and int(number) < version:
+                entry.unlink()
+
+    def _keep_log(self, table: str, delta: DeltaTable, retain: int) -> None:
+        """Let the table keep its log as long as its versions; Delta's own default is 30 days."""
+        wanted = f"interval {max(retain // DAY + 1, LOG_DAYS)} days"
+        if delta.metadata().configuration.get(LOG_RETENTION, f"interval {LOG_DAYS} days") != wanted:
+            self._change(table, None, lambda delta: delta.alter.set_table_properties({LOG_RETENTION: wanted}))
 
     def _where(self, table: str) -> str:
         return f"table {table} in delta:{self._root}"
@@ -172,12 +212,11 @@ class DeltaTables:
     def _existing(self, table: str) -> DeltaTable:
         delta = self._open(table)
         if delta is None:
-            known = [entry.name for entry in self._root.iterdir()] if self._root.is_dir() else []
             raise DataError(
                 "no such table",
                 where=f"delta:{self._root}",
                 got=table,
-                next_step=did_you_mean(table, known) or "headrace run, which fills tables",
+                next_step=did_you_mean(table, self.names()) or "headrace run, which fills tables",
             )
         return delta
 
@@ -185,12 +224,11 @@ class DeltaTables:
         try:
             delta.load_as_version(version)
         except (DeltaError, OverflowError, ValueError) as error:
-            raise DataError(
-                "no such version",
-                where=self._where(table),
-                got=version,
-                expected=f"0 to {delta.version()}, newer than the last compaction keeps",
-            ) from error
+            raise self._no_version(table, version, delta) from error
+
+    def _no_version(self, table: str, version: int, delta: DeltaTable) -> DataError:
+        expected = f"0 to {delta.version()}, newer than the last compaction keeps"
+        return DataError("no such version", where=self._where(table), got=version, expected=expected)
 
     def _ensure_created(self, table: str, schema: pa.Schema, partition_by: Sequence[str]) -> None:
         """Create the table empty, so that every change begins from a version and none can be applied twice."""
@@ -283,6 +321,23 @@ _private_files = _PrivateFiles()
 
 def _columns(delta: DeltaTable) -> pa.Schema:
     return pa.schema(delta.schema().to_arrow())
+
+
+def _merge(delta: DeltaTable, cluster_by: Sequence[str]) -> None:
+    if cluster_by:
+        delta.optimize.z_order(list(cluster_by))
+    else:
+        delta.optimize.compact()
+
+
+def _compacted(delta: DeltaTable) -> bool:
+    """Tell whether nothing was written since the last compaction; clustering would write every row again."""
+    for entry in delta.history(8):
+        if entry["operation"] == "OPTIMIZE":
+            return True
+        if entry["operation"] not in ("VACUUM START", "VACUUM END", "SET TBLPROPERTIES"):
+            return False
+    return False
 
 
 def _properties(position: Position | None) -> CommitProperties | None:

@@ -147,9 +147,10 @@ class Tables(Protocol):
         """Remove the rows that satisfy all filters; at least one filter."""
         ...
 
-    def compact(self, table: str, *, retain: int) -> int:
+    def compact(self, table: str, *, retain: int, cluster_by: Sequence[str] = ()) -> int:
         """Merge small files, and remove the files that no version of the last `retain` microseconds needs.
 
-        Returns how many files were removed. Older versions can no longer be read.
+        With `cluster_by` rows that are near in these columns come to lie near each other. Returns how many files were
+        removed. Older versions can no longer be read.
         """
         ...

@@ -1,0 +1,337 @@
+"""Bring the online store up to the tables: what `run` does after ingestion, and what rebuilds a lost or damaged store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from headrace.core.errors import UsageError, did_you_mean
+from headrace.core.failpoints import reach
+from headrace.core.time import Clock, SystemClock
+from headrace.features.digest import state_digest
+from headrace.features.lane_plan import GroupPlan
+from headrace.features.repair import backfill, repair
+from headrace.features.stream import COVERED, DATABASE, StreamPath
+from headrace.pipelines.graph import group_hashes
+from headrace.pipelines.project import Project
+from headrace.pipelines.reveals import read_reveals, read_source, reveals_table
+from headrace.pipelines.stores import (
+    CONTROL,
+    REBUILD,
+    Stores,
+    applied_key,
+    damage_of_online,
+    open_stores,
+    renew_online,
+)
+from headrace.pipelines.view import Progress, Table, View
+from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, RevealBatch
+from headrace.storage.keyvalue import drop_rows
+from headrace.storage.ledger import Entry
+
+APPLY_AT_ONCE = 10_000  # reveals to a commit of the online store
+MATERIALIZED = "materialized"
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """Hold the reveals that changes of a source's table brought, from one version (None: no table) to another."""
+
+    before: int | None
+    version: int
+    table: pa.Table
+
+
+@dataclass(frozen=True)
+class Materialized:
+    """Hold what was done: reveals applied, keys filled from history in which groups, and the newest applied arrival.
+
+    `rows` counts the reveals that were read for it.
+    """
+
+    reveals: int
+    keys: int
+    filled: tuple[str, ...]
+    newest: int
+    rows: int
+
+
+class Materializer:
+    """Bring the online store up to the tables; whoever is killed is run again and ends in the same state."""
+
+    def __init__(self, project: Project, stores: Stores, progress: Progress) -> None:
+        self.project, self.stores, self.progress = project, stores, progress
+        self.path = StreamPath([project.plan])
+        self.sources = {source.name: source for source in project.plan.sources}
+
+    def bring_up(self, fresh: Mapping[str, Fresh] | None = None) -> Materialized:
+        """Apply what the tables hold beyond the online store, and fill new or changed groups from history.
+
+        `fresh` spares reading a source's whole table where only its last changes are missing.
+
+        Raises:
+            ConfigurationError: a source's class changed otherwise than by new nullable columns.
+        """
+        began = time.perf_counter()
+        if self._mark():
+            return self.rebuild()  # a killed one left the store half empty
+        with self.stores.online.write() as transaction:
+            self.path.grow(transaction)
+            self.path.begin(transaction)
+        with self.stores.online.read() as snapshot:
+            missing = self.path.uncovered(snapshot.getter(DATABASE))
+        applied = self._apply_missing([self._missing(name, at, fresh or {}) for name, at in self.behind().items()])
+        keys = self.fill(missing) if missing else 0
+        names = tuple(group.definition.name for group in missing)
+        done = Materialized(applied, keys, names, self.newest(), applied + self._rows(missing))
+        self.record(done, time.perf_counter() - began)
+        return done
+
+    def fill(self, groups: Sequence[GroupPlan]) -> int:
+        """Fill groups from history and note that they are whole; return how many keys they have."""
+        told = partial(self.progress.step, "new features")
+        keys = backfill(self.stores.online, groups, self.newest(), self._reveals, told)
+        with self.stores.online.write() as transaction:
+            self.path.cover(transaction)
+        return keys
+
+    def newest(self) -> int:
+        """Return the newest applied arrival, 0 before the first."""
+        with self.stores.online.read() as snapshot:
+            return self.path.newest(snapshot.getter(DATABASE)) or 0
+
+    def record(self, done: Materialized, seconds: float) -> None:
+        """Enter into the ledger what was materialized and how long it took: the next one's cost is estimated from it."""
+        if done.reveals or done.keys:
+            groups = group_hashes(self.project.plan)
+            body: dict[str, Any] = {
+                "groups": groups,
+                "reveals": done.reveals,
+                "keys": done.keys,
+                "filled": list(done.filled),
+            }
+            body |= {"rows": done.rows}
+            entry = Entry(MATERIALIZED, self.project.name, body | {"measured": {"seconds": round(seconds, 3)}})
+            self.stores.ledger.append([entry])
+
+    def behind(self) -> dict[str, int]:
+        """Return the newest table version of each source of which the online store does not hold all."""
+        names = [source.name for source in self.project.plan.sources]
+        described = {name: self.stores.tables.describe(reveals_table(name)) for name in names}
+        versions = {name: table.version for name, table in described.items() if table is not None}
+        with self.stores.online.read() as snapshot:
+            held = {name: snapshot.get(DATABASE, applied_key(name)) for name in versions}
+        return {name: version for name, version in versions.items() if held[name] != str(version).encode()}
+
+    def _missing(self, name: str, version: int, fresh: Mapping[str, Fresh]) -> tuple[str, int, pa.Table]:
+        """Return the reveals that the online store lacks of a source, with the version that it holds after them."""
+        with self.stores.online.read() as snapshot:
+            held = snapshot.get(DATABASE, applied_key(name))
+        new = fresh.get(name)
+        if new is not None and (None if held is None else int(held)) == new.before:
+            return name, new.version, new.table.sort_by(ARRIVAL)
+        return name, version, self._ordered(name)
+
+    def _ordered(self, name: str) -> pa.Table:
+        table = read_source(self.stores.tables, self.sources[name])
+        return table.sort_by([(column, "ascending") for column in (ARRIVAL, ROW_ID, CONTENT)])
+
+    def _apply_missing(self, parts: Sequence[tuple[str, int, pa.Table]]) -> int:
+        total, done = sum(table.num_rows for _, _, table in parts), 0
+        for name, version, table in parts:
+            with self.stores.online.write() as transaction:
+                transaction.delete(DATABASE, applied_key(name))  # until all of it is applied nobody may count on any
+            for start in range(0, table.num_rows, APPLY_AT_ONCE):
+                piece = table.slice(start, APPLY_AT_ONCE)
+                self.apply(name, version, piece)
+                done += piece.num_rows
+                self.progress.step("online features", done, total, name)
+            self._settle({name: version})
+        return done
+
+    def apply(self, name: str, version: int, piece: pa.Table, mark: Mapping[str, Any] | None = None) -> None:
+        """Apply reveals in one transaction, with what a rebuild remembers of its way."""
+        import pyarrow.compute as pc
+
+        with self.stores.online.write() as transaction:
+            access, reveals = transaction.access(DATABASE), list(RevealBatch(self.sources[name], piece).reveals())
+            newest = max(self.path.newest(access.get) or 0, int(pc.max(piece[ARRIVAL]).as_py()))
+            if self.stores.online.capabilities.remote:
+                self.path.fetch(transaction, name, reveals)
+            for reveal in reveals:
+                self.path.apply(access, name, reveal)
+            self.path.commit(access, newest, {name: version})
+            if mark is not None:
+                transaction.put(CONTROL, REBUILD, orjson.dumps(mark))
+
+    def _settle(self, versions: Mapping[str, int]) -> None:
+        """Note which versions are applied whole, and look after rows that are too old and keys that wait for history."""
+        newest = self.newest()
+        with self.stores.online.write() as transaction:
+            for name, version in versions.items():
+                transaction.put(DATABASE, applied_key(name), str(version).encode())
+            self.path.expire(transaction, newest)
+            repair(transaction, self.project.plan, self._reveals)
+
+    def rebuild(self) -> Materialized:
+        """Empty the features and fill them again from the tables, or go on where a killed rebuild was.
+
+        Raises:
+            DataError: a source has no table.
+        """
+        began, sources = time.perf_counter(), [s.name for s in self.project.plan.sources]
+        tables = {name: self._ordered(name) for name in sources}
+        described = {name: self.stores.tables.describe(reveals_table(name)) for name in sources}
+        versions = {name: d.version for name, d in described.items() if d is not None}
+        asked = {"features": self.project.plan.features, "versions": versions}
+        asked["sources"] = {source.name: source.hash for source in self.project.plan.sources}
+        done = self._begun(asked)
+        total, past = sum(table.num_rows for table in tables.values()), done
+        for name, table in tables.items():
+            begin = min(past, table.num_rows)
+            past -= begin
+            for start in range(begin, table.num_rows, APPLY_AT_ONCE):
+                piece = table.slice(start, APPLY_AT_ONCE)
+                self.apply(name, versions[name], piece, asked | {"done": done + piece.num_rows})
+                done += piece.num_rows
+                self.progress.step("rebuilding", done, total, f"{name}, {_rate(done, began)}")
+        self._settle(versions)
+        with self.stores.online.write() as transaction:
+            self.path.cover(transaction)
+            transaction.delete(CONTROL, REBUILD)
+        found = Materialized(total, 0, (), self.newest(), total)
+        self.record(found, time.perf_counter() - began)
+        return found
+
+    def _begun(self, asked: Mapping[str, Any]) -> int:
+        """Return how many reveals a killed rebuild of the same tables had applied; else empty the features."""
+        mark = self._mark()
+        if {name: mark.get(name) for name in asked} == asked and "done" in mark:
+            return int(mark["done"])
+        with self.stores.online.write() as transaction:
+            # First of all nobody may take what is left for whole: not a server, not a run, not a later rebuild.
+            for source in self.project.plan.sources:
+                transaction.delete(DATABASE, applied_key(source.name))
+            for key in [key for key, _ in transaction.items(DATABASE, COVERED)]:
+                transaction.delete(DATABASE, key)
+            transaction.put(CONTROL, REBUILD, orjson.dumps(asked))
+        reach("rebuild.emptying")
+        drop_rows(self.stores.online, DATABASE)
+        with self.stores.online.write() as transaction:
+            transaction.put(CONTROL, REBUILD, orjson.dumps({**asked, "done": 0}))
+        return 0
+
+    def _mark(self) -> dict[str, Any]:
+        """Return what an unfinished rebuild left of its way, {} where there is none."""
+        with self.stores.online.read() as snapshot:
+            blob = snapshot.get(CONTROL, REBUILD)
+        found: dict[str, Any] = {} if blob is None else orjson.loads(blob)
+        return found
+
+    def refill(self, group: GroupPlan) -> Materialized:
+        """Drop what is kept of one group and fill it again from history; a killed one is filled by the next run."""
+        began = time.perf_counter()
+        if self._mark():
+            return self.rebuild()
+        with self.stores.online.write() as transaction:
+            self.path.grow(transaction)
+            transaction.delete(DATABASE, COVERED + bytes.fromhex(group.hash))
+        for lane in group.lanes:
+            drop_rows(self.stores.online, DATABASE, lane.prefix)
+        with self.stores.online.read() as snapshot:
+            missing = self.path.uncovered(snapshot.getter(DATABASE))
+        names, rows = tuple(g.definition.name for g in missing), self._rows(missing)
+        found = Materialized(0, self.fill(missing), names, self.newest(), rows)
+        self.record(found, time.perf_counter() - began)
+        return found
+
+    def digest(self) -> str:
+        """Return the digest of what reads can see."""
+        with self.stores.online.read() as snapshot:
+            return state_digest(snapshot, self.project.plan)
+
+    def _rows(self, groups: Sequence[GroupPlan]) -> int:
+        """Return how many reveals filling some groups reads."""
+        names = {lane.source.name for group in groups for lane in group.lanes}
+        described = [self.stores.tables.describe(reveals_table(name)) for name in names]
+        return sum(d.rows for d in described if d is not None)
+
+    def _reveals(self) -> Mapping[str, pa.Table]:
+        return read_reveals(self.stores.tables, self.project.plan.sources)
+
+
+def _rate(done: int, began: float) -> str:
+    return f"{done / max(time.perf_counter() - began, 1e-3):,.0f} reveals/s"
+
+
+def rebuild_online(
+    project: Project, *, group: str | None = None, state: str | None, progress: Progress, clock: Clock | None = None
+) -> View:
+    """Empty the online store, or one group of it, and fill it again from the offline tables; a damaged store is replaced.
+
+    Raises:
+        DataError: nothing was ingested yet.
+        UsageError: the project has no such group.
+    """
+    now, began = clock or SystemClock(), time.perf_counter()
+    wanted = None if group is None else find_group(project, group)
+    damage = damage_of_online(project, state, clock=now)
+    if damage is not None:
+        renew_online(project, state, clock=now, purge=None)
+    with open_stores(project, state, clock=now, write=True) as stores:
+        work = Materializer(project, stores, progress)
+        done = work.rebuild() if wanted is None or damage is not None else work.refill(wanted)
+        return _shown("Rebuilt the online store", work, done, time.perf_counter() - began, damage)
+
+
+def materialize(
+    project: Project, *, groups: Sequence[str], state: str | None, progress: Progress, clock: Clock | None = None
+) -> View:
+    """Bring the online store up to the tables without training; `groups` are filled again even where they are whole.
+
+    Raises:
+        DataError: nothing was ingested yet.
+        UsageError: the project has no such group.
+    """
+    wanted, began = [find_group(project, name) for name in groups], time.perf_counter()
+    with open_stores(project, state, clock=clock or SystemClock(), write=True) as stores:
+        read_reveals(stores.tables, project.plan.sources)
+        work = Materializer(project, stores, progress)
+        with stores.online.write() as transaction:
+            for group in wanted:
+                transaction.delete(DATABASE, COVERED + bytes.fromhex(group.hash))
+        done = work.bring_up()
+        return _shown("Backfilled the online store", work, done, time.perf_counter() - began, None)
+
+
+def find_group(project: Project, name: str) -> GroupPlan:
+    """Return a group of the pipeline's dataset by its name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    known = {group.definition.name: group for group in project.plan.groups}
+    if name not in known:
+        raise UsageError("no such feature group", got=name, expected=list(known), next_step=did_you_mean(name, known))
+    return known[name]
+
+
+def _shown(title: str, work: Materializer, done: Materialized, seconds: float, damage: object) -> View:
+    digest = work.digest()
+    data: dict[str, Any] = {"reveals": done.reveals, "keys": done.keys, "groups": list(done.filled)}
+    data |= {"newest": done.newest, "digest": digest, "seconds": round(seconds, 3)}
+    rows = [["reveals applied", f"{done.reveals:,}"], ["keys filled from history", f"{done.keys:,}"]]
+    rows += [["groups filled", ", ".join(done.filled) or "none"], ["took", f"{seconds:.1f} s"], ["digest", digest]]
+    notes = []
+    if damage is not None:
+        data["damaged"] = str(damage).splitlines()[0]
+        notes.append(
+            "The store was damaged and was replaced; what a control loop had in it begins anew from the ledger."
+        )
+    return View(title, data, [Table("What was done", ["", ""], rows)], notes)
