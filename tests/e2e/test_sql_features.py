@@ -10,6 +10,7 @@ import pytest
 from headrace.cli.template import write_project
 from headrace.core.errors import DefinitionError, HeadraceError
 from headrace.core.time import SystemClock
+from headrace.pipelines.catalogue import list_features
 from headrace.pipelines.plan import describe_plan
 from headrace.pipelines.project import load_project
 from headrace.pipelines.run import run
@@ -55,6 +56,10 @@ def test_a_pipeline_without_an_endpoint_trains_on_them(tmp_path: Path) -> None:
     assert [s["source"] for s in describe_plan(project).data["sources"]] == ["Orders"]
     found = run(project, state=None, seed=1, progress=Silent()).data
     assert found["passed"]
+    shown = {one["feature"]: one for one in list_features(project, "", state=None, health=True)["features"]}
+    assert "Orders.items" in shown["Days.items"]["reads"]
+    (windowed,), (queried,) = shown["Shop.orders[1d]"]["health"], shown["Days.items"]["health"]
+    assert windowed["keys"] > 0 == queried["keys"]
     again = run(project, state=None, seed=1, progress=Silent()).data
     assert again["run"] == found["run"]
     clock = SystemClock()

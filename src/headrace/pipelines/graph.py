@@ -36,12 +36,13 @@ def columns_read(plan: DatasetPlan) -> dict[str, list[str]]:
 
 
 def columns_of_output(lane: LanePlan, output: int) -> list[Column[Any]]:
-    """Return the columns that one output of a lane follows from."""
+    """Return the columns that one output of a lane follows from; a query may read any column of its tables."""
     places = [p for p in (lane.outputs[output].column, lane.outputs[output].until) if p is not None]
     values = [column for place in places for column in columns_of(lane.values[place])]
     where = [] if lane.where is None else columns_of(lane.where)
     moments = [lane.moment] if lane.on is None else [lane.moment, lane.on]
-    return [*values, *where, *lane.entity, *(column for moment in moments for column, _ in moment.terms)]
+    queried = [] if lane.source.query is None else [c for feed in lane.source.feeds for c in feed.columns]
+    return [*values, *where, *lane.entity, *(column for moment in moments for column, _ in moment.terms), *queried]
 
 
 def _label_columns(plan: DatasetPlan) -> list[Column[Any]]:

@@ -139,6 +139,8 @@ def _stored(project: Project, stores: Stores, clock: Clock) -> dict[str, tuple[i
     """Return for each windowed or latest feature how many keys were read online, and how many of them have a value."""
     found: dict[str, tuple[int, int]] = {}
     for binding in project.plan.bindings:
+        if binding.group.lanes[0].source.query is not None:
+            continue  # features by a query are never online
         group: type[FeatureGroup] | None = binding.group.definition.features[0].group
         assert group is not None
         plan = plan_features([group], project.pipeline.location)

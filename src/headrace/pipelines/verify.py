@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from headrace.core.errors import DataError
 from headrace.core.identity import unit_interval
-from headrace.core.time import Clock, Instant, SystemClock, duration, format_duration
+from headrace.core.time import Clock, Instant, SystemClock, duration
 from headrace.evaluation.run import SkewFact
 from headrace.features.explain import FeatureExplanation, explain_row
 from headrace.features.history import History
@@ -268,8 +268,7 @@ def _notes(skew: Skew, begin: int, project: Project) -> list[str]:
     if skew.waiting:
         notes.append(f"{skew.waiting} values were served as unknown until history repaired them, and said so.")
     if not skew.found:
-        span = format_duration(max(int(SystemClock().now()) - begin, 1))
-        notes.append(f"Nothing was served in the last {span}; --since looks further back.")
+        notes.append(f"Nothing was served since {Instant(begin).isoformat()}; --since looks further back.")
     elif not skew.compared:
         notes.append(f"headrace backfill {project.typed} brings the online features up to the tables.")
     return notes
