@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from headrace.core.expressions import Column
-from headrace.core.identity import row_hash
+from headrace.core.identity import row_hash, text_id
 from headrace.features.equal import certainly_distinct
 from headrace.features.rows import ABSENT
 from headrace.sources.definition import SourceDefinition
@@ -39,6 +39,7 @@ class History:
     arrival: Ints
     single: bool = False
     hashes: dict[int, int] = field(default_factory=dict)
+    texts: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def build(cls, source: SourceDefinition, reveals: pa.Table, as_of: int) -> History:
@@ -89,6 +90,12 @@ class History:
         prefix = row_prefix(self.source.name)
         self.hashes.update((place, row_hash(prefix + row)) for place, row in zip(missing, ids, strict=True))
         return np.array([self.hashes[place] for place in firsts.tolist()], np.int64)
+
+    def text_ids(self, texts: Sequence[str]) -> list[int]:
+        """Return the numbers that stand for some texts."""
+        known = self.texts
+        known.update((text, text_id(text)) for text in texts if text not in known)
+        return [known[text] for text in texts]
 
     def origin(self, column: Column[Any]) -> Ints:
         """Return, for each version, the place of the reveal that states the column's value; -1 if none has."""

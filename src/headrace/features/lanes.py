@@ -432,11 +432,15 @@ class Chunks:
                     kept[:] = [a + b for a, b in zip(kept, values, strict=True)]
         return found
 
-    def fill(self, store: Store, key: bytes, events: bytes) -> None:
-        """Give a key that has nothing its events, in their order; the bytes are those of one `change` after the other."""
+    def fill(self, store: Store, key: bytes, events: bytes, newest: int | None = None) -> None:
+        """Give a key that has nothing its events, in their order; the bytes are those of one `change` after the other.
+
+        `newest` is the newest of their arrivals, if the caller knows it.
+        """
         n = len(events) // self.event
         if 0 < len(events) < self.limit:
-            newest = max([ORDER.unpack_from(events, at)[1] for at in range(0, len(events), self.event)])
+            if newest is None:
+                newest = max([ORDER.unpack_from(events, at)[1] for at in range(0, len(events), self.event)])
             store.put(key, HEAD.pack(self.marks, n, newest, NEVER, 1) + events)
             return
         for at in range(0, len(events), self.event):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from headrace.core.errors import DataError
 from headrace.core.expressions import Column, Moment, columns_of, on_table
-from headrace.core.identity import encode_key, text_id
+from headrace.core.identity import encode_key
 from headrace.features.equal import equal_rows
 from headrace.features.fold import Folder
 from headrace.features.history import NEVER, History, Ints
@@ -298,7 +298,7 @@ def lane_versions(plan: LanePlan, history: History) -> tuple[LaneEvents, list[by
     keys, key, moment, valid = _placed(plan, table)
     columns = [on_table(v, table).combine_chunks() for v in plan.values]
     nulls = np.zeros((len(key), len(columns)), bool)
-    words = _words(plan, columns, len(key))
+    words = _words(plan, history, columns, len(key))
     for i, column in enumerate(columns):
         if column.null_count:
             nulls[:, i] = column.is_null().to_numpy(zero_copy_only=False)
@@ -409,16 +409,17 @@ def texts_by_id(plan: LanePlan, history: History) -> dict[int, str]:
             # Reveals may each state a part of what an expression reads: only versions have all of it.
             table = history.table if isinstance(value, Column) else history.read(columns_of(value))[0]
             texts = pc.unique(on_table(value, table)).to_pylist()
-            known.update({text_id(text): text for text in texts if text is not None})
+            there = [text for text in texts if text is not None]
+            known.update(zip(history.text_ids(there), there, strict=True))
     return known
 
 
-def _words(plan: LanePlan, columns: Sequence[pa.Array], n: int) -> Ints:
+def _words(plan: LanePlan, history: History, columns: Sequence[pa.Array], n: int) -> Ints:
     found = np.zeros((n, len(columns)), np.int64)
     for i, (array, kind) in enumerate(zip(columns, plan.lane.values, strict=False)):
         if kind is ValueType.REF:
             encoded = array.dictionary_encode()
-            ids = np.array([text_id(s) for s in encoded.dictionary.to_pylist()] or [0], np.int64)
+            ids = np.array(history.text_ids(encoded.dictionary.to_pylist()) or [0], np.int64)
             found[:, i] = ids[pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False)]
         elif kind is ValueType.FLOAT:
             found[:, i] = as_words(array.cast(pa.float64()))

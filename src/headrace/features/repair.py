@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,9 @@ from headrace.sources.record import ROW_ID
 from headrace.storage.keyvalue import Get, KeyValue, Transaction
 
 KEYS_AT_ONCE = 10_000  # to a commit
+NO_EVENTS = (0, 0, 0)
+Span = tuple[int, int, int]  # where a key's events begin and end, and the newest arrival among them
+K = TypeVar("K")
 Read = Callable[[], Mapping[str, pa.Table]]
 
 
@@ -42,7 +46,9 @@ def repair(transaction: Transaction, plan: FeaturePlan, read: Read) -> int:
     newest, reveals = StreamPath.newest(transaction.access(DATABASE).get) or 0, read()
     lanes = [lane for group in plan.groups for lane in group.lanes if any(k.startswith(lane.prefix) for k in waiting)]
     for lane, history in _with_histories(lanes, reveals, newest):
-        _Living.of(lane, history).refill(transaction, [key for key in waiting if key.startswith(lane.prefix)])
+        living, skip = _Living.of(lane, history), len(lane.prefix)
+        keys = [(key, living.spans.get(key[skip:], NO_EVENTS)) for key in waiting if key.startswith(lane.prefix)]
+        living.refill(transaction, keys, settled=False)
     return len(waiting)
 
 
@@ -60,19 +66,23 @@ def backfill(
     lanes = [lane for group in groups for lane in group.lanes]
     for lane in lanes:
         _drop_old(store, lane, newest)
+    with store.read() as snapshot:
+        before = StreamPath.commits(snapshot.getter(DATABASE))
     fillings = [
         (_Living.of(lane, history), texts_by_id(lane, history))
         for lane, history in _with_histories(lanes, read(), newest)
     ]
-    total, done = sum(len(living.numbers) for living, _ in fillings), 0
+    total, done = sum(len(living.spans) for living, _ in fillings), 0
     for living, texts in fillings:
         with store.write() as transaction:
             access = transaction.access(DATABASE)
             for identity, text in sorted(texts.items()):
                 access.put(text_key(identity), text.encode())
-        for part in _parts(sorted(living.lane.prefix + key for key in living.numbers)):
+        for part in _parts(sorted((living.lane.prefix + key, span) for key, span in living.spans.items())):
             with store.write() as transaction:
-                living.refill(transaction, part)
+                get = transaction.access(DATABASE).get
+                settled = StreamPath.commits(get) == before and (StreamPath.newest(get) or newest) <= newest
+                living.refill(transaction, part, settled=settled)
             done += len(part)
             told(done, total)
     return total
@@ -87,7 +97,7 @@ def _with_histories(
     return ((lane, histories[lane.source.name]) for lane in lanes)
 
 
-def _parts(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+def _parts(keys: Sequence[K]) -> Iterator[Sequence[K]]:
     return (keys[start : start + KEYS_AT_ONCE] for start in range(0, len(keys), KEYS_AT_ONCE))
 
 
@@ -114,17 +124,13 @@ def _stored(online: OnlineLane, get: Get, key: bytes) -> Iterator[tuple[tuple[in
 
 @dataclass(frozen=True, eq=False)
 class _Living:
-    """Hold a lane's events that hold now, as they are stored: key `numbers[k]` has those from `bounds[k]` on.
-
-    Event i follows from the row whose id is `ids[rows[i]]`.
-    """
+    """Hold a lane's events that hold now, as they are stored; `spans` says which are a key's, `hashes` are of their rows."""
 
     lane: LanePlan
-    numbers: Mapping[bytes, int]
-    bounds: Sequence[int]
+    history: History
+    spans: Mapping[bytes, Span]
     events: bytes
-    rows: NDArray[np.int64]
-    ids: pa.ChunkedArray
+    hashes: NDArray[np.int64]
 
     @classmethod
     def of(cls, lane: LanePlan, history: History) -> _Living:
@@ -137,11 +143,21 @@ class _Living:
         stored[:, 3] = events.nulls[order] @ (np.int64(1) << np.arange(events.words.shape[1]))
         stored[:, 4:] = events.words[order]
         bounds = np.searchsorted(events.key[order], np.arange(len(numbers) + 1))
+        # A key without events gets some neighbour's arrival, which nobody asks for.
+        starts = np.minimum(bounds[:-1], max(len(order) - 1, 0))
+        arrivals = np.maximum.reduceat(stored[:, 1], starts) if len(order) else np.zeros(len(starts), np.int64)
+        held = list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), arrivals.tolist(), strict=True))
+        spans = {key: held[number] for key, number in numbers.items()}
+        return cls(lane, history, spans, stored.tobytes(), stored[:, 2].copy())
+
+    @cached_property
+    def rows(self) -> tuple[NDArray[np.int64], pa.ChunkedArray]:
+        """Return, for each event, the place of its row among row ids, and these."""
+        history = self.history
         hashes = history.row_hashes(history.lasts)
         by_hash = np.argsort(hashes)
-        rows = by_hash[np.searchsorted(hashes, events.row[order], sorter=by_hash)]
-        ids = history.table[ROW_ID].take(pa.array(history.order[history.lasts]))
-        return cls(lane, numbers, bounds.tolist(), stored.tobytes(), rows, ids)
+        places = by_hash[np.searchsorted(hashes, self.hashes, sorter=by_hash)]
+        return places, history.table[ROW_ID].take(pa.array(history.order[history.lasts]))
 
     @cached_property
     def maker(self) -> EventMaker:
@@ -153,33 +169,37 @@ class _Living:
         """Return what reads stored rows."""
         return RowCodec(self.lane.source.name, [c.dtype for c in self.lane.source.columns])
 
-    def refill(self, transaction: Transaction, keys: Sequence[bytes]) -> None:
-        """Give keys exactly their living events: history's, but for rows that a stream has changed since, and the stream's."""
+    def refill(self, transaction: Transaction, keys: Sequence[tuple[bytes, Span]], *, settled: bool) -> None:
+        """Give keys exactly their living events: history's, but for rows that a stream has changed since, and the stream's.
+
+        `settled` says that no stream has changed a row since.
+        """
         access, online = transaction.access(DATABASE), OnlineLane(self.lane.lane, self.lane.outputs)
-        size, spans = online.chunks.event, [self._span(key) for key in keys]
-        rows = iter(transaction.get_many(DATABASE, self._row_keys(spans)))
-        heads = transaction.get_many(DATABASE, keys)
-        for key, (first, end), head in zip(keys, spans, heads, strict=True):
-            found = (self.events[at * size : (at + 1) * size] for at in range(first, end))
-            held = zip(found, islice(rows, end - first), strict=True)
-            events = [event for event, row in held if row is None or self._follows(event, row, key)]
-            if head is not None:
-                merged = {ORDER.unpack_from(event): event for event in events}
+        size, waiting = online.chunks.event, set(StreamPath.waiting(transaction))
+        heads = transaction.get_many(DATABASE, [key for key, _ in keys])
+        stored = iter([] if settled else transaction.get_many(DATABASE, self._row_keys([span for _, span in keys])))
+        for (key, (first, end, newest)), head in zip(keys, heads, strict=True):
+            found = self.events[first * size : end * size]
+            if not settled:
+                each = (found[at : at + size] for at in range(0, len(found), size))
+                held = zip(each, islice(stored, end - first), strict=True)
+                found = b"".join(event for event, row in held if row is None or self._follows(event, row, key))
+            if head is None:
+                online.fill(access, key, found, newest if settled else None)
+            else:
+                merged = {ORDER.unpack_from(found, at): found[at : at + size] for at in range(0, len(found), size)}
                 merged |= dict(_stored(online, access.get, key))
-                events = [merged[order] for order in sorted(merged)]
                 online.clear(access, key)
-            online.fill(access, key, b"".join(events))
-            StreamPath.repaired(access, key)
+                online.fill(access, key, b"".join(merged[order] for order in sorted(merged)))
+            if key in waiting:
+                StreamPath.repaired(access, key)
 
-    def _span(self, key: bytes) -> tuple[int, int]:
-        number = self.numbers.get(key[len(self.lane.prefix) :])
-        return (0, 0) if number is None else (self.bounds[number], self.bounds[number + 1])
-
-    def _row_keys(self, spans: Iterable[tuple[int, int]]) -> list[bytes]:
+    def _row_keys(self, spans: Sequence[Span]) -> list[bytes]:
         """Return under which keys of the store the rows of some spans of events stand."""
-        places = np.concatenate([np.arange(first, end) for first, end in spans])
+        rows, ids = self.rows
+        places = np.concatenate([np.arange(first, end) for first, end, _ in spans])
         prefix = b"R" + self.lane.source.name.encode() + b"\0"
-        return [prefix + row for row in self.ids.take(pa.array(self.rows[places])).to_pylist()]
+        return [prefix + row for row in ids.take(pa.array(rows[places])).to_pylist()]
 
     def _follows(self, event: bytes, row: bytes, key: bytes) -> bool:
         """Tell whether an event still follows from its row as it is stored now."""

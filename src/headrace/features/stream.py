@@ -24,7 +24,7 @@ from headrace.sources.record import Reveal
 from headrace.storage.keyvalue import Access, Get, Transaction
 
 DATABASE = "online"
-NEWEST = b"Mnewest"
+NEWEST, COMMITS = b"Mnewest", b"Mcommits"
 WAITING = b"B"
 COVERED, SOURCE = b"Mcovered", b"Msource"
 
@@ -253,6 +253,7 @@ class StreamPath:
     def commit(self, store: Access, newest: int, positions: dict[str, int]) -> None:
         """Note how far each source (of a stream: each partition, as "Orders/0") has been applied, with what was applied."""
         store.put(NEWEST, newest.to_bytes(8, "big", signed=True))
+        store.put(COMMITS, (self.commits(store.get) + 1).to_bytes(8, "big"))
         for source, position in positions.items():
             store.put(b"Mposition" + source.encode(), str(position).encode())
 
@@ -265,6 +266,11 @@ class StreamPath:
     def repaired(store: Access, key: bytes) -> None:
         """Note that a lane's key was rebuilt."""
         store.delete(WAITING + key)
+
+    @staticmethod
+    def commits(get: Get) -> int:
+        """Return how often reveals were applied: who finds the number of before knows that nothing came between."""
+        return int.from_bytes(get(COMMITS) or b"", "big")
 
     @staticmethod
     def newest(get: Get) -> int | None:

@@ -235,15 +235,17 @@ class OnlineLane:
         """
         return self.chunks.change(store, key, add, remove)
 
-    def fill(self, store: Store, key: bytes, events: bytes) -> None:
+    def fill(self, store: Store, key: bytes, events: bytes, newest: int | None = None) -> None:
         """Give a key that has nothing its events, as they are stored and in their order: quicker than one by one.
+
+        `newest` is the newest of their arrivals, if the caller knows it.
 
         Raises:
             InternalError: the bytes are no events of this lane.
         """
         if len(events) % self.chunks.event:
             raise InternalError("events of another lane", where=f"key {key!r}", got=f"{len(events)} bytes")
-        self.chunks.fill(store, key, events)
+        self.chunks.fill(store, key, events, newest)
 
     def clear(self, store: Store, key: bytes) -> None:
         """Drop everything that is kept under a key.

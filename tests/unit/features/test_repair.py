@@ -155,8 +155,10 @@ def test_a_backfill_never_overwrites_what_a_stream_applied_meanwhile(store: KeyV
 
     def apply(reveals: list[Reveal]) -> None:
         with store.write() as transaction:
+            access = transaction.access(DATABASE)
             for reveal in reveals:
-                path.apply(transaction.access(DATABASE), "Readings", reveal)
+                path.apply(access, "Readings", reveal)
+            path.commit(access, max(path.newest(access.get) or 0, *(r.arrival for r in reveals)), {})
 
     def told(done: int, total: int) -> None:
         apply(later[20:])

@@ -140,6 +140,35 @@ def test_a_truncated_store_is_corrupt_and_names_the_command(tmp_path: Path, size
         assert caught.value.next_step == "headrace online rebuild"
 
 
+def taken_and_given_back(path: Path) -> tuple[int, int]:
+    """Write values and delete them again in one transaction; return the file's size, and what its pages would take."""
+    source = random.Random(3)
+    with open_store(path) as store:
+        fill(store, 200, size=1_000)
+        for _ in range(5):
+            keys = [b"n%d" % source.randrange(400) for _ in range(source.randrange(1, 300))]
+            with store.write() as transaction:
+                for key in keys:
+                    transaction.put("d", key, b"w" * source.randrange(1, 9_000))
+                for key in keys:
+                    transaction.delete("d", key)
+        return (path / "data.mdb").stat().st_size, store._claimed()  # type: ignore[attr-defined]
+
+
+def test_pages_that_were_given_back_unwritten_are_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size, claimed = taken_and_given_back(tmp_path / "alive")
+    assert size >= claimed
+    killed = tmp_path / "killed"  # a writer that ended between its commit and what follows
+    with monkeypatch.context() as patched:
+        patched.setattr(backend.LmdbKeyValue, "_keep_end", lambda store: None)
+        size, claimed = taken_and_given_back(killed)
+    assert size < claimed
+    for read_only, after in ((True, size), (False, claimed)):
+        with open_store(killed, read_only=read_only) as store, store.read() as snapshot:
+            assert snapshot.count("d") == 200
+        assert (killed / "data.mdb").stat().st_size == after
+
+
 @pytest.mark.parametrize("junk", [b"junk" * 5_000, b"\0" * 20_000, b"\xff" * 20_000])
 def test_another_file_is_corrupt(tmp_path: Path, junk: bytes) -> None:
     (tmp_path / "data.mdb").write_bytes(junk)

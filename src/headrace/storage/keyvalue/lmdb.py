@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,6 +30,7 @@ HEADROOM = 256 << 20
 MAX_DATABASES = 64
 MAX_READERS = 512
 RESIZE_SECONDS = 5.0
+WRITER_SECONDS = 0.05  # more than a writer takes between its commit and what follows
 REBUILD = "headrace online rebuild"
 # The 0.9 file format, whatever engine the installed package would choose for new files.
 ENGINE = 0
@@ -144,16 +148,49 @@ class LmdbKeyValue:
     def _ensure_whole(self) -> None:
         """Raise Corrupt, with nothing left open, unless the file is as long as it claims and, if small, sound."""
         try:
-            claimed = (self._environment.info()["last_pgno"] + 1) * self._environment.stat()["psize"]
-            if _file_size(self._path) < claimed:
-                # LMDB would read past the end of its memory map, which kills the process.
-                raise damaged(self._path, f"{_file_size(self._path)} bytes", f"at least {claimed}")
+            if self._claimed() > _file_size(self._path):
+                self._ensure_spare_end()
             if not self._read_only and _file_size(self._path) <= VERIFY_BYTES:
                 with self._environment.begin(write=True):
                     verify(self._path)
         except BaseException:
             self._environment.close()
             raise
+
+    def _claimed(self) -> int:
+        """Return how many bytes the file's pages take."""
+        return int((self._environment.info()["last_pgno"] + 1) * self._environment.stat()["psize"])
+
+    def _ensure_spare_end(self) -> None:
+        """Raise Corrupt unless the pages that a file lacks at its end are ones that nothing uses.
+
+        LMDB never writes a page that was taken and given back in one transaction, so a store may be shorter than it
+        claims for as long as its writer takes to make up for it, or until it is opened again if that writer was killed.
+        A page that is used must be there: LMDB would read past the end of its memory map, which kills the process.
+        """
+        if self._read_only:
+            time.sleep(WRITER_SECONDS)
+        size, claimed = _file_size(self._path), self._claimed()
+        if size >= claimed:
+            return
+        if claimed > size + HEADROOM:
+            raise damaged(self._path, f"{size} bytes", f"at least {claimed}")
+        with TemporaryDirectory(prefix="headrace-") as folder:
+            copy = Path(folder) / "data.mdb"
+            shutil.copyfile(self._path / "data.mdb", copy)
+            os.truncate(copy, claimed)
+            try:
+                verify(copy.parent)
+            except Corrupt as error:
+                raise damaged(self._path, f"{size} bytes", f"at least {claimed}") from error
+        if not self._read_only:
+            os.truncate(self._path / "data.mdb", claimed)
+
+    def _keep_end(self) -> None:
+        """Make the file as long as it claims, see `_ensure_spare_end`."""
+        claimed = self._claimed()
+        if _file_size(self._path) < claimed:
+            os.truncate(self._path / "data.mdb", claimed)
 
     def _database(self, name: str) -> Any:
         try:
@@ -365,6 +402,7 @@ class _LmdbWrite:
             if kind is None:
                 reach("keyvalue.before_commit")
                 self._transaction.commit()
+                self._store._keep_end()
                 reach("keyvalue.after_commit")
         except (lmdb.Error, OSError) as failure:
             raise self._store._translate(failure) from failure
