@@ -139,11 +139,11 @@ def test_the_online_state_is_that_of_a_stream_that_was_right_from_the_start(fold
     assert state_of(fixed)[0] == state_of(right)[0]
 
 
-@pytest.mark.parametrize("step", ["revealed", "applied", "recorded"])
+@pytest.mark.parametrize("step", ["ingest.stored", "ingest.applied", "letters.recorded"])
 def test_a_replay_that_is_killed_ingests_each_letter_once_when_it_is_run_again(folder: Path, step: str) -> None:
     fixed = settings(folder, '[sources.Orders]\nzone = "UTC"\n')
     command = [sys.executable, "-m", "headrace.cli", "dead-letters", "replay", "orders:pipeline", "--json"]
-    environment = {**os.environ, "HEADRACE_FAILPOINTS": f"letters.{step}:kill"}
+    environment = {**os.environ, "HEADRACE_FAILPOINTS": f"{step}:kill"}
     killed = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=60)
     assert killed.returncode == -signal.SIGKILL
     view = replay_letters(fixed, None, [], state=None, clock=later())

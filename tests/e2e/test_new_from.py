@@ -80,6 +80,11 @@ def test_what_is_asked_for_is_predicted_and_zones_are_said(tmp_path: Path) -> No
         write_project_from(str(tmp_path / "a"), str(path), label=None, zone=None)
     assert "--zone" in str(error.value.next_step)
     assert not (tmp_path / "a").exists()
+    other = write(tmp_path, "jsonl", table())
+    other.write_text(other.read_text().replace("}", ', "packed": "2024-01-01 10:00:00"}'))
+    with pytest.raises(DataError, match="timestamps without a zone") as error:
+        write_project_from(str(tmp_path / "a"), str(other), label=None, zone=None)
+    assert "column packed" in str(error.value.where)
     view = write_project_from(str(tmp_path / "a"), str(path), label="weight", zone="Europe/Paris")
     assert view.data["label"].startswith("MyOrders.weight > 0.")
     assert 'zone = "Europe/Paris"' in (tmp_path / "a" / "headrace.toml").read_text()

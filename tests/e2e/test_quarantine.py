@@ -10,23 +10,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from headrace.cli.template import write_project
 from headrace.core.errors import DataError, UsageError
 from headrace.core.time import SystemClock
+from headrace.features.stream import DATABASE
+from headrace.pipelines import quarantine
 from headrace.pipelines.baselines import set_baseline, show_baseline
 from headrace.pipelines.dead_letters import list_letters
+from headrace.pipelines.materialize import rebuild_online
 from headrace.pipelines.project import Project, load_project
 from headrace.pipelines.quarantine import Selection, decide, list_quarantine, show_quarantined
 from headrace.pipelines.run import _Run
-from headrace.pipelines.stores import open_stores
+from headrace.pipelines.stores import applied_key, open_stores
 from headrace.pipelines.verdicts import list_checks, read_verdicts
 from headrace.pipelines.view import Silent
+from headrace.storage.tables import Tables
 from headrace.web.checks import render_checks
 
 ITEMS = "Orders.items <= 100"
-WHOLESALE = ("o000101", "o002001", "o003001")
+WHOLESALE = ("o007101", "o007150", "o007190")  # of the last days, so that the online features keep them
 
 
 def spoil(folder: Path) -> None:
@@ -117,25 +122,173 @@ def test_a_value_that_is_no_number_is_released_as_it_was(project: Project) -> No
     assert sum(r["hours"] is not None and r["hours"] != r["hours"] for r in reveals(project)) == 1
 
 
-@pytest.mark.parametrize(
-    "point", ["quarantine.intent", "tables.before_commit:kill:1", "quarantine.released", "quarantine.decided"]
-)
-def test_a_killed_release_is_finished_by_the_next_run(project: Project, point: str) -> None:
-    accepted = ingest(project)
-    command = ["quarantine", "release", "Orders", "--check", ITEMS, "--why", "wholesale"]
-    environment = os.environ | {"HEADRACE_FAILPOINTS": point if ":" in point else f"{point}:kill"}
-    done = subprocess.run(
-        [sys.executable, "-m", "headrace.cli", *command],
+POINTS = [
+    "quarantine.intent:kill",
+    "tables.before_commit:kill:1",
+    "ingest.stored:kill",
+    "ingest.applied:kill",
+    "tables.before_commit:kill:2",
+    "quarantine.decided:kill",
+]
+
+
+def release(project: Project, failpoint: str) -> subprocess.CompletedProcess[bytes]:
+    """Release the large orders in a process of its own."""
+    return command(project, failpoint, "release", "--check", ITEMS)
+
+
+def command(project: Project, failpoint: str, verb: str, *chosen: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "headrace.cli", "quarantine", verb, "Orders", *chosen, "--why", "because"],
         cwd=project.folder,
-        env=environment,
+        env=os.environ | {"HEADRACE_FAILPOINTS": failpoint},
         capture_output=True,
         check=False,
     )
+
+
+def online(project: Project) -> dict[bytes, bytes]:
+    """Return the rows and lanes of the online features."""
+    with open_stores(project, None, clock=SystemClock(), write=False) as stores, stores.online.read() as snapshot:
+        return {key: value for key, value in snapshot.items(DATABASE) if key[:1] in b"LR"}
+
+
+@pytest.mark.parametrize("online_first", [False, True])
+@pytest.mark.parametrize("point", POINTS)
+def test_a_killed_release_is_finished_by_the_next_run(project: Project, point: str, online_first: bool) -> None:
+    accepted = ingest(project)
+    before = fill_online(project) if online_first else {}
+    done = release(project, point)
     assert done.returncode == -9, done.stderr
     assert ingest(project) == accepted + 3
     assert ingest(project) == accepted + 3
     told = list_quarantine(project, "Orders", everything=True, limit=50, state=None)["rows"]
     assert sum(r["status"] == "released" for r in told) == 3
+    if online_first:
+        found = online(project)
+        rebuild_online(project, state=None, progress=Silent())
+        assert found == online(project) != before
+
+
+def fill_online(project: Project) -> dict[bytes, bytes]:
+    """Apply what was accepted to the online state, as `headrace run` does before it trains."""
+    with open_stores(project, None, clock=SystemClock(), write=True) as stores:
+        work = _Run(project, stores, SystemClock(), 0, Silent())
+        work.materialize([work.ingest(project.plan.sources[0], 0, 1)])
+    return online(project)
+
+
+def applied(project: Project) -> tuple[str, int]:
+    """Return up to which version of the table the online state is whole, and the version at which the table is."""
+    with open_stores(project, None, clock=SystemClock(), write=False) as stores:
+        described = stores.tables.describe("reveals_orders")
+        assert described is not None
+        with stores.online.read() as snapshot:
+            return (snapshot.get(DATABASE, applied_key("Orders")) or b"").decode(), described.version
+
+
+def test_released_rows_are_online_at_once_and_a_run_need_not_apply_the_table_again(project: Project) -> None:
+    ingest(project)
+    before = fill_online(project)
+    decide(project, "Orders", "release", Selection(check=ITEMS), why="wholesale", state=None)
+    found, (noted, version) = online(project), applied(project)
+    assert noted == str(version)
+    rebuild_online(project, state=None, progress=Silent())
+    assert found == online(project) != before
+
+
+def test_rows_that_are_not_online_yet_are_not_noted_as_applied(project: Project) -> None:
+    ingest(project)
+    fill_online(project)
+    before = applied(project)
+    with (project.folder / "data" / "orders.csv").open("a") as file:
+        file.write("x1,2024-04-30T01:00:00Z,shop-1,3,,\n")
+    ingest(project)
+    decide(project, "Orders", "release", Selection(check=ITEMS), why="wholesale", state=None)
+    assert applied(project) == ("", before[1] + 2)  # unknown until the online state is brought up to the table
+    assert not any(key.endswith(b"x1") for key in online(project))
+    assert any(key.endswith(b"x1") for key in fill_online(project))
+
+
+def test_a_killed_release_is_finished_also_after_the_class_gained_a_column(project: Project) -> None:
+    accepted = ingest(project)
+    fill_online(project)
+    assert release(project, "quarantine.intent:kill").returncode == -9
+    code = project.folder / "orders.py"
+    code.write_text(
+        code.read_text().replace("    checks =", "    note: hr.Column[str | None] = hr.column()\n\n    checks =")
+    )
+    changed = load_project("orders:pipeline", folder=project.folder)
+    with open_stores(changed, None, clock=SystemClock(), write=True) as stores:
+        _Run(changed, stores, SystemClock(), 0, Silent())
+    assert len(reveals(changed)) == accepted + 3
+    found = online(changed)
+    rebuild_online(changed, state=None, progress=Silent())
+    assert found == online(changed)
+
+
+def test_a_row_that_comes_while_a_decision_is_made_waits_for_the_next(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server quarantines what comes from streams at any time."""
+    ingest(project)
+    choose, calls = quarantine._chosen, 0
+
+    def chosen_then_another_comes(tables: Tables, *arguments: Any) -> pa.Table:
+        nonlocal calls
+        found, calls = choose(tables, *arguments), calls + 1
+        if calls == 1:
+            another = found.slice(0, 1).drop_columns(["id"]).append_column("id", pa.array(["f" * 64]))
+            tables.append("quarantine", another)
+        return found
+
+    monkeypatch.setattr(quarantine, "_chosen", chosen_then_another_comes)
+    assert decide(project, "Orders", "drop", Selection(everything=True), why="broken", state=None)["rows"] == 5
+    assert [row["id"] for row in waiting(project)] == ["f" * 64]
+
+
+@pytest.mark.parametrize("killed", ["", "quarantine.intent:kill", "ingest.stored:kill"])
+def test_a_row_is_decided_about_once_also_by_two_at_once(
+    project: Project, monkeypatch: pytest.MonkeyPatch, killed: str
+) -> None:
+    """Who comes second carries out what was decided meanwhile, if it was not, and decides about the rest."""
+    ingest(project)
+    fill_online(project)
+    codes: list[int] = []
+
+    def release_meanwhile(name: str) -> None:
+        if name == "quarantine.chosen" and not codes:
+            codes.append(release(project, killed).returncode)
+
+    monkeypatch.setattr(quarantine, "reach", release_meanwhile)
+    view = decide(project, "Orders", "drop", Selection(everything=True), why="late", state=None)
+    assert codes == [-9 if killed else 0]
+    assert view["rows"] == 2
+    told = list_quarantine(project, "Orders", everything=True, limit=50, state=None)["rows"]
+    assert sorted(r["status"] for r in told) == ["dropped"] * 2 + ["released"] * 3
+    assert sorted(r["order_id"] for r in reveals(project) if r["items"] == 500) == sorted(WHOLESALE)
+    with open_stores(project, None, clock=SystemClock(), write=False) as stores:
+        intents = stores.ledger.read(kinds=["quarantine.decided"])
+        assert [r.body["rows"] for r in intents] == [3, 2]
+        assert [r.body["intent"] for r in stores.ledger.read(kinds=["quarantine.done"])] == [r.seq for r in intents]
+
+
+def test_two_may_carry_out_one_decision_at_once(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    accepted = ingest(project)
+    codes: list[int] = []
+
+    def drop_meanwhile(name: str) -> None:
+        if name == "quarantine.decided" and not codes:
+            codes.append(command(project, "", "drop", "--everything").returncode)
+
+    monkeypatch.setattr(quarantine, "reach", drop_meanwhile)
+    assert decide(project, "Orders", "release", Selection(check=ITEMS), why="wholesale", state=None)["rows"] == 3
+    assert codes == [0]
+    assert len(reveals(project)) == accepted + 3
+    told = list_quarantine(project, "Orders", everything=True, limit=50, state=None)["rows"]
+    assert sorted(r["status"] for r in told) == ["dropped"] * 2 + ["released"] * 3
+    with open_stores(project, None, clock=SystemClock(), write=False) as stores:
+        assert len(stores.ledger.read(kinds=["quarantine.done"])) == 2
 
 
 def test_one_row_is_shown_with_what_it_stated(project: Project) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import sys
-from datetime import datetime
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +16,12 @@ from headrace.core.location import shown
 from headrace.core.time import DAY, HOUR, MINUTE, SECOND, format_duration
 from headrace.pipelines.view import Table, View
 from headrace.sources.definition import SourceDefinition, definition_of
-from headrace.sources.infer import code_of, infer, plain_table
+from headrace.sources.infer import class_name, code_of, infer
+from headrace.sources.sample import sample_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SAMPLE = 1_000_000  # rows that are looked at
 NUMBERS = ("int", "float", "bool")
 HEAD = '''"""Predict {label} of {name}: a first pipeline, written from {rows:,} rows of {file}.
 
@@ -79,8 +78,8 @@ def write_project_from(folder: str, data: str, *, label: str | None, zone: str |
     target, file = Path(folder), Path(data)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError("the folder is not empty", got=folder, next_step=f"headrace new {folder}-2 --from {data}")
-    table = plain_table(_sample(file))
-    name = _class_name(file)
+    name = class_name(file.name)
+    table = sample_file(file, name, zone=zone).table
     source = definition_of(infer(table, name, zone=zone))
     span = _span(source, table, file, zone)
     module = _module_name(name)
@@ -104,44 +103,6 @@ def write_project_from(folder: str, data: str, *, label: str | None, zone: str |
     return View(f"A project in {folder}", body, [Table(name, ["column", "type", "is"], kinds)], ("Next:", *steps))
 
 
-def _sample(path: Path) -> pa.Table:
-    """Return the first rows of a file, as its format types them."""
-    import pyarrow as pa
-    from pyarrow import csv
-    from pyarrow import parquet as pq
-
-    from headrace.sources.listing import kind_of
-
-    kind = kind_of(path.name)
-    if kind is None or not path.is_file():
-        raise UsageError(
-            "not a data file",
-            got=str(path),
-            expected="a .parquet, .csv or .jsonl file that exists, the last two also compressed",
-            next_step="headrace new FOLDER --from data.parquet",
-        )
-    try:
-        if kind == "parquet":
-            with pq.ParquetFile(path) as file:
-                batches = file.iter_batches(SAMPLE)
-                first = next(batches, None)
-                return pa.Table.from_batches([] if first is None else [first], file.schema_arrow)
-        with pa.input_stream(path) as stream:
-            if kind == "jsonl":
-                return _json_sample(stream)
-            return csv.read_csv(stream, parse_options=csv.ParseOptions(newlines_in_values=True)).slice(0, SAMPLE)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(
-            f"not a readable {kind} file", where=shown(str(path)), got=str(error).splitlines()[0]
-        ) from error
-
-
-def _class_name(file: Path) -> str:
-    stem = "".join(c if c.isascii() and c.isalnum() else " " for c in file.name.partition(".")[0])
-    found = "".join(word[:1].upper() + word[1:] for word in stem.split())
-    return found if found and not found[0].isdigit() else f"Rows{found}"
-
-
 def _module_name(name: str) -> str:
     """Return a name for the project file under which nothing else can be imported."""
     module = name.lower()
@@ -155,50 +116,23 @@ def _settings(module: str, name: str, path: str, zone: str | None) -> str:
     return f'[project]\nmodules = ["{module}"]\n\n[sources.{name}]\npath = {quoted}\n{zones}'
 
 
-def _json_sample(stream: Any) -> pa.Table:
-    """Return JSON Lines as a table; texts that are all instants with a zone are such, as reading them will find."""
-    import pyarrow as pa
-
-    from headrace.sources.jsonlines import iter_json_lines
-
-    rows: list[Any] = []
-    for lines in iter_json_lines(stream, bytes_at_a_time=2**24):
-        rows += lines.rows
-        if len(rows) >= SAMPLE:
-            break
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = {name: _instants([row.get(name) for row in rows]) for name in names}
-    return pa.table({name: pa.array(values) for name, values in columns.items()})
-
-
-def _instants(values: list[Any]) -> list[Any]:
-    found = []
-    for value in values:
-        try:
-            moment = None if value is None else datetime.fromisoformat(value)
-        except (ValueError, TypeError):
-            return values
-        if moment is not None and moment.tzinfo is None:
-            return values
-        found.append(moment)
-    return found
-
-
 def _span(source: SourceDefinition, table: pa.Table, file: Path, zone: str | None) -> int:
     """Return how long the events last, in microseconds."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    name = source.time.renamed or source.time.name
-    values = table[name]
-    if source.time.dtype == "instant" and values.type.tz is None and zone is None:
-        raise DataError(
-            "timestamps without a zone",
-            where=f"{shown(str(file))}, column {name}",
-            got=values.type,
-            expected="timestamps with an offset or in UTC",
-            next_step=f"headrace new FOLDER --from {file} --zone Europe/Paris",
-        )
+    names = {c: c.renamed or c.name for c in source.columns}
+    for c in source.columns:
+        kind = table[names[c]].type
+        if c.dtype == "instant" and kind.tz is None and zone is None:
+            raise DataError(
+                "timestamps without a zone",
+                where=f"{shown(str(file))}, column {names[c]}",
+                got=kind,
+                expected="timestamps with an offset or in UTC",
+                next_step=f"headrace new FOLDER --from {file} --zone Europe/Paris",
+            )
+    values = table[names[source.time]]
     limits = pc.min_max(
         values.cast(pa.timestamp("us", values.type.tz if source.time.dtype == "instant" else None), safe=False)
     )

@@ -23,7 +23,7 @@ def compact(project: Project, *, state: str | None, progress: Progress, clock: C
     """
     retain, rows = project.settings.offline.retention, []
     with open_stores(project, state, clock=clock or SystemClock(), write=True) as stores:
-        finish(stores.ledger, stores.tables, project.plan.sources)  # it reads the versions that its decision names
+        finish(project, stores, alone=True)  # it reads the versions that its decision names
         for place, source in enumerate(project.plan.sources):
             name = reveals_table(source.name)
             progress.step("compacting", place, len(project.plan.sources), source.name)

@@ -2,89 +2,113 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet as pq
 
-from headrace.core.errors import DataError, UsageError, did_you_mean
-from headrace.core.location import shown
-from headrace.core.settings import SourceSettings, load_settings
+from headrace.core.errors import UsageError, did_you_mean
+from headrace.core.settings import Settings, SourceSettings, load_settings
 from headrace.core.time import Instant
 from headrace.pipelines.project import Project, load_project
 from headrace.pipelines.quarantine import source_named
 from headrace.pipelines.view import Table, View
-from headrace.sources.batch import load
-from headrace.sources.definition import SourceDefinition, describe
+from headrace.sources.batch import LONG_AGO, iter_loads
+from headrace.sources.definition import SourceDefinition, definition_of, describe
+from headrace.sources.deltas import PREFIX
+from headrace.sources.infer import class_name, infer
+from headrace.sources.parts import reading_of
+from headrace.sources.sample import ROWS, Sample, sample, sample_file, undeclared
 from headrace.sources.values import data_names
-from headrace.validation.infer import ColumnFacts, contract_code, facts_of
+from headrace.validation.infer import ColumnFacts, contract_of, data_name, facts_of
+from headrace.validation.record import Verdict
 from headrace.validation.run import KnownKeys, Validator
 
-SAMPLE = 1_000_000  # rows of a file that a contract is inferred from
+GLOB = ("*", "?", "[")
 
 
 def infer_contract(source: str, *, pipeline: str | None, env: str | None, to: str | None) -> View:
-    """Return a source's class as code, from a file or from where settings say the source's rows lie.
+    """Return a source's class as code: from where settings say its rows lie, or from files, a folder or a Delta table.
 
     Raises:
-        UsageError: there is no such file and no such source, or `to` exists.
-        DataError: the sample names no rows or no moments.
+        UsageError: there is no such place and no such source, or `to` exists.
+        DataError: the rows cannot be read, or there are none.
+        DefinitionError: no column names a row, or tells when it happened.
     """
-    path, name, settings = _placed(source, pipeline, env)
     if to is not None and Path(to).exists():
         raise UsageError(
             "the file exists", got=to, expected="a new file", next_step="choose another name, and compare the two"
         )
-    table = _sample(path, settings)
-    facts = facts_of(table)
-    code = contract_code(name, facts, table)
+    name, found, zone = _sampled(source, pipeline, env)
+    definition = definition_of(infer(found.table, name, zone=zone))
+    facts = facts_of(found.table)
+    code = f"import headrace as hr\n\n\n{contract_of(definition, facts)}"
     if to is not None:
         Path(to).write_text(code)
-    lines = [[f.python, f.dtype, f.nulls, f.distinct, _shown(f)] for f in facts]
-    left = [c for c in table.column_names if c not in {f.name for f in facts}]
+    left = [c for c in found.table.column_names if c not in facts]
+    columns = [(c, facts[data_name(c)]) for c in definition.columns]
+    lines = [[c.name, c.dtype, fact.nulls, fact.distinct, _shown(fact)] for c, fact in columns]
+    local = [c for c, fact in columns if c.dtype == "instant" and found.table.schema.field(fact.name).type.tz is None]
     notes = [f"Not declared, for want of a type: {', '.join(left)}"] if left else []
+    if local and zone is None:
+        named = ", ".join(c.name for c in local)
+        notes += [f'Without a zone: {named}. Name it in headrace.toml: [sources.{name}] zone = "Europe/Paris"']
     notes += [f"Written to {to}" if to else code, "Review it: a sample shows what is, not what should be."]
-    columns = Table("The sample", ["column", "type", "nulls", "distinct", "constraints"], lines)
-    data = {"source": name, "rows": table.num_rows, "code": code, "left_out": left, "file": to}
-    return View(f"A contract of {name} from {table.num_rows:,} rows", data, [columns], tuple(notes))
+    rows = found.table.num_rows
+    data = {"source": name, "rows": rows, "whole": found.whole, "code": code, "left_out": left, "file": to}
+    title = f"A contract of {name} from {'' if found.whole else 'the first '}{rows:,} rows"
+    return View(
+        title, data, [Table("The sample", ["column", "type", "nulls", "distinct", "constraints"], lines)], notes
+    )
 
 
 def check_contract(project: Project, name: str) -> View:
-    """Return where a source's class and its data part: columns, constraints that hold undeclared, checks that fail."""
+    """Return where a source's class and its data part: columns, constraints that hold undeclared, checks that fail.
+
+    Of a large source the first rows are looked at, about a million; columns that others refer to are read whole.
+
+    Raises:
+        UsageError: there is no such source.
+        ConfigurationError, SchemaChanged, DataError, UserCodeError: its rows cannot be read.
+    """
     source = source_named(project, name)
-    settings = project.settings.source(name)
-    found = load(source, project.settings, project.folder)
-    newest = found.batch.newest_event
-    known = KnownKeys([r.check.target for r in Validator(source).plan.references])
-    for other in project.plan.sources:
-        if any(c.owner is not None and c.owner.__name__ == other.name for c in known.columns):
-            known.learn(load(other, project.settings, project.folder).batch)
-    verdict = Validator(source).validate(found.batch, now=newest, known=known, refused=found.refused)
-    path, _, _ = _placed(name, project.target, None, project)
-    facts = {f.name: f for f in facts_of(_sample(path, settings))}
-    rows = _differences(source, settings, facts)
+    verdict = _verdict(project, source)
+    found = sample(source, project.settings, project.folder)
+    rows = _differences(source, reading_of(source, project.settings), found.table)
     rows += [[r.name, r.threshold or r.severity, f"{r.status}: {r.measured}"] for r in verdict.failed]
     data = {
         "source": name,
-        "at": Instant(newest).isoformat(),
+        "at": Instant(verdict.at).isoformat(),
+        "whole": found.whole,
         "differences": [{"what": what, "class": said, "data": shows} for what, said, shows in rows],
     }
-    title = f"{name} and its data differ: {len(rows)} found" if rows else f"{name} and its data agree"
+    its = "its data" if found.whole else f"its first {found.table.num_rows:,} rows"
+    title = f"{name} and {its} differ: {len(rows)} found" if rows else f"{name} and {its} agree"
     table = Table("Differences", ["what", "the class says", "the data show"], rows)
     return View(title, data, [table] if rows else [])
 
 
-def _differences(source: SourceDefinition, settings: SourceSettings, facts: dict[str, ColumnFacts]) -> list[list[Any]]:
+def _verdict(project: Project, source: SourceDefinition) -> Verdict:
+    """Judge a source's first rows as a delivery, at the newest of their events."""
+    limits = project.settings.limits.model_copy(update={"delivery_rows": ROWS})
+    settings = project.settings.model_copy(update={"limits": limits})
+    found = next(iter_loads(source, settings, project.folder, now=LONG_AGO, seen={})).load
+    known = KnownKeys([r.check.target for r in Validator(source).plan.references])
+    for other in project.plan.sources:
+        if any(c in other.index for c in known.columns):
+            for loaded in iter_loads(other, settings, project.folder, now=LONG_AGO, seen={}):
+                known.learn(loaded.load.batch)
+    now = found.batch.newest_event if len(found.batch) else 0
+    return Validator(source).validate(found.batch, now=now, known=known, refused=found.refused)
+
+
+def _differences(source: SourceDefinition, settings: SourceSettings, table: pa.Table) -> list[list[Any]]:
     rows: list[list[Any]] = []
-    names = data_names(source, settings.columns)
+    names, facts = data_names(source, settings.columns), facts_of(table)
     for column, name in names.items():
         fact = facts.get(name)
         if fact is None:
-            rows.append([str(column), column.dtype, "no such column, or of a type that no source has"])
+            rows += _undeclarable(str(column), column.dtype, name, table, nullable=column.nullable)
             continue
         if column.nullable and not fact.nulls:
             rows.append([str(column), "may be null", f"no null in {fact.rows} rows"])
@@ -92,59 +116,45 @@ def _differences(source: SourceDefinition, settings: SourceSettings, facts: dict
         for key, value in fact.constraints.items():
             if said.get(key) is None and column.role == "column":
                 rows.append([str(column), f"no {key}=", f"{key}={value!r}"])
-    extra = sorted(facts.keys() - set(names.values()))
+    extra = sorted(facts.keys() - {*names.values(), settings.arrival, settings.cursor})
     return rows + [[name, "not declared", f"{facts[name].dtype}, {facts[name].nulls} nulls"] for name in extra]
 
 
-def _placed(
-    source: str, pipeline: str | None, env: str | None, project: Project | None = None
-) -> tuple[Path, str, SourceSettings]:
-    """Return a source's first file, the class's name, and how to read it."""
-    path = Path(source)
-    if path.is_file():
-        words = [w for w in "".join(c if c.isalnum() else " " for c in path.name.split(".")[0]).split() if w]
-        name = "".join(w[:1].upper() + w[1:] for w in words) or "Rows"
-        return path, name if not name[0].isdigit() else f"S{name}", SourceSettings()
-    if project is None and pipeline is not None:
+def _undeclarable(what: str, dtype: str, name: str, table: pa.Table, *, nullable: bool) -> list[list[Any]]:
+    """Return how a column differs whose values have no type that a source can declare."""
+    if name not in table.column_names:
+        return [[what, dtype, "no such column"]]
+    kind = table.schema.field(name).type
+    if pa.types.is_null(kind):
+        return [] if nullable else [[what, dtype, f"only nulls in {table.num_rows} rows"]]
+    return [[what, dtype, f"{kind}, a type that no source has"]]
+
+
+def _sampled(source: str, pipeline: str | None, env: str | None) -> tuple[str, Sample, str | None]:
+    """Return the class's name, a source's first rows, and the zone of its local timestamps."""
+    if pipeline is not None:
         project = load_project(pipeline, env=env)
-    folder = project.folder if project is not None else Path.cwd()
-    settings = project.settings if project is not None else load_settings(folder, env=env)
-    held = settings.sources.get(source)
-    if held is None or held.path is None:
+        folder, settings = project.folder, project.settings
+        definition = next((s for s in project.plan.sources if s.name == source), undeclared(source))
+    else:
+        folder, settings, definition = Path.cwd(), Settings(), undeclared(source)
+        if not Path(source).is_file():
+            settings = load_settings(folder, env=env)
+    if definition.held is not None or source in settings.sources:
+        return source, sample(definition, settings, folder), reading_of(definition, settings).zone
+    if Path(source).is_file():
+        name = class_name(source)
+        return name, sample_file(Path(source), name), None
+    if not (Path(source).is_dir() or source.startswith(PREFIX) or "://" in source or any(c in source for c in GLOB)):
         raise UsageError(
-            f"neither a file nor a source of headrace.toml: {source}",
+            f"neither a place nor a source of headrace.toml: {source}",
             got=source,
-            expected=sorted(settings.sources) or "a Parquet, CSV or JSON Lines file",
+            expected=sorted(settings.sources) or "a Parquet, CSV or JSON Lines file, a folder, a glob or delta:FOLDER",
             next_step=did_you_mean(source, settings.sources) if settings.sources else None,
         )
-    files = sorted(p for p in (folder.glob(held.path) if not Path(held.path).is_absolute() else [Path(held.path)]))
-    inner = [q for p in files for q in (sorted(p.rglob("*.*")) if p.is_dir() else [p]) if q.is_file()]
-    if not inner:
-        raise DataError(f"{source}: no such file", where=f"[sources.{source}] path", got=held.path)
-    return inner[0], source, held
-
-
-def _sample(path: Path, settings: SourceSettings) -> pa.Table:
-    """Return the first rows of a file, typed as it says, or as its texts look."""
-    suffixes = {suffix[1:].lower() for suffix in path.suffixes}
-    kind = settings.format or next((k for k in ("parquet", "csv") if k in suffixes), "jsonl")
-    try:
-        if kind == "csv":
-            nulls = pyarrow.csv.ConvertOptions(
-                null_values=list(settings.nulls), strings_can_be_null=True, quoted_strings_can_be_null=False
-            )
-            return pyarrow.csv.read_csv(path, convert_options=nulls).slice(0, SAMPLE)
-        if kind == "jsonl":
-            return pyarrow.json.read_json(path).slice(0, SAMPLE)
-        with pq.ParquetFile(path) as file:
-            return pa.Table.from_batches(islice(file.iter_batches(SAMPLE), 1), file.schema_arrow)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            "the sample cannot be read",
-            where=shown(str(path)),
-            got=str(error).splitlines()[0],
-            expected="a Parquet, CSV or JSON Lines file",
-        ) from error
+    name = class_name(source)
+    placed = settings.model_copy(update={"sources": {name: SourceSettings(path=source)}})
+    return name, sample(undeclared(name), placed, Path.cwd()), None
 
 
 def _shown(fact: ColumnFacts) -> str:

@@ -15,12 +15,12 @@ from headrace.core.errors import UsageError, did_you_mean
 from headrace.core.failpoints import reach
 from headrace.core.settings import SourceSettings
 from headrace.core.time import Clock, Instant, SystemClock
-from headrace.features.stream import DATABASE, StreamPath
 from headrace.pipelines.baselines import load_baselines
 from headrace.pipelines.gatekeeper import QUARANTINE, Gatekeeper, broken_rows
+from headrace.pipelines.ingest import ingest_reveals, without_known
 from headrace.pipelines.project import Project
-from headrace.pipelines.reveals import append_reveals, read_source, reveals_table
-from headrace.pipelines.stores import Stores, note_applied, open_stores
+from headrace.pipelines.reveals import read_source, reveals_table
+from headrace.pipelines.stores import Stores, open_stores
 from headrace.pipelines.view import Table, View
 from headrace.sources.casts import NaiveTimestamps, cast_text
 from headrace.sources.codecs import JsonCodec, codec_of
@@ -29,7 +29,7 @@ from headrace.sources.events import Events
 from headrace.sources.jsonlines import LINE
 from headrace.sources.letters import CELLS, DROPPED, OPEN, REPLAYED, letter_schema, letters_of, letters_table
 from headrace.sources.plan import expand, reveal_of
-from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, Reveal, RevealBatch
+from headrace.sources.record import ARRIVAL, Reveal, RevealBatch
 from headrace.sources.run import batch_of
 from headrace.sources.values import arrow_type, placing_columns, typed_value, unplaced
 from headrace.storage.ledger import Entry
@@ -180,11 +180,11 @@ class _Replay:
             self._learn_keys(gatekeeper)
             verdict = gatekeeper.judge(batch, now=int(self.clock.now()), where="dead letters")
             verdict.raise_if_stopped()
-            broken = self._unknown(QUARANTINE, broken_rows(verdict), ["id"])
+            broken = without_known(stores.tables, QUARANTINE, broken_rows(verdict), ["id"])
             quarantined = broken.num_rows
             if quarantined:
-                self.stores.tables.append(QUARANTINE, broken)
-            self._ingest(verdict.accepted)
+                stores.tables.append(QUARANTINE, broken)
+            ingest_reveals(self.project, stores, verdict.accepted)
         if read:
             body = {"letters": len(read), "ids": [row["id"] for row in read[:SHOWN]], "left": left.total()}
             self.stores.ledger.append([Entry("dead_letters.replayed", self.source.name, body, getpass.getuser())])
@@ -255,35 +255,6 @@ class _Replay:
         for source in self.project.plan.sources:
             if self.stores.tables.describe(reveals_table(source.name)) is not None:
                 gatekeeper.known.learn(RevealBatch(source, read_source(self.stores.tables, source)))
-
-    def _ingest(self, batch: RevealBatch) -> None:
-        """Put reveals into table and online state; what is there already changes nothing."""
-        path, commit = StreamPath([self.project.plan]), None
-        with self.stores.online.read() as snapshot:
-            path.uncovered(snapshot.getter(DATABASE))
-        fresh = self._unknown(reveals_table(self.source.name), batch.table, [ROW_ID, ARRIVAL, CONTENT])
-        if fresh.num_rows:
-            commit = append_reveals(self.stores.tables, self.source, fresh)
-        reach("letters.revealed")
-        with self.stores.online.write() as transaction:
-            access = transaction.access(DATABASE)
-            newest = path.newest(access.get)
-            if newest is None:
-                return  # nothing was applied yet: `run` applies the tables as a whole
-            for reveal in batch.reveals():
-                path.apply(access, self.source.name, reveal)
-                newest = max(newest, reveal.arrival)
-            path.commit(access, newest, {})
-            note_applied(transaction, self.source.name, commit)
-        reach("letters.applied")
-
-    def _unknown(self, table: str, rows: pa.Table, keys: list[str]) -> pa.Table:
-        """Return the rows that a table does not have yet, told by some columns."""
-        if rows.num_rows and self.stores.tables.describe(table) is not None:
-            known = self.stores.tables.read(table, columns=keys)
-            marked = rows.append_column("_place", pa.array(range(rows.num_rows), pa.int64()))
-            rows = rows.take(marked.join(known, keys=keys, join_type="left anti")["_place"])
-        return rows
 
 
 def _chosen(project: Project, stores: Stores, source: str | None, ids: Iterable[str]) -> list[SourceDefinition]:

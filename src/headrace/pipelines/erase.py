@@ -108,7 +108,7 @@ def erase(
         erasure = _planned(project, stores, columns, value, keep=yes)
         if not yes:
             return _foretold(erasure, stores, project)
-        finish(stores.ledger, stores.tables, project.plan.sources)  # of tables whose history goes now
+        finish(project, stores, alone=True)  # of tables whose history goes now
         done = _Eraser(project, stores, erasure, why, progress).everywhere_but_online()
         folder, longer = stores.state.path, _longer(stores, project, erasure)
     progress.step("online features", 0, 1)

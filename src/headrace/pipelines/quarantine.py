@@ -1,28 +1,33 @@
 """List quarantined rows, and release or drop them: intent in the ledger, effect once, done in the ledger.
 
 A row is named by what it is, so the same bad row found again is not kept twice. Decisions are rows of a table of their
-own; nothing is ever removed from either. A release that was killed anywhere is finished by the next command that opens
-the quarantine, `run` among them, from the versions that its intent names.
+own; nothing is ever removed from either. A release that was killed anywhere is finished by the next decision or `run`,
+from the versions that its intent names.
+
+A server may run meanwhile, and other decisions be made: a source's pointer in the ledger says whether a decision is
+under way, and moves with each. Who finds it moved carries out what was decided before, and chooses anew.
 """
 
 from __future__ import annotations
 
 import getpass
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.core.errors import DataError, UsageError, did_you_mean
+from headrace.core.errors import Conflict, DataError, UsageError, did_you_mean
 from headrace.core.failpoints import reach
 from headrace.core.identity import content_hash
 from headrace.core.time import Clock, Instant, SystemClock
+from headrace.features.stream import StreamPath
 from headrace.pipelines.gatekeeper import QUARANTINE
+from headrace.pipelines.ingest import ingest_reveals
 from headrace.pipelines.project import Project
-from headrace.pipelines.reveals import append_reveals
-from headrace.pipelines.stores import open_stores
+from headrace.pipelines.stores import Stores, open_stores
 from headrace.pipelines.view import Table, View
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID
@@ -34,6 +39,7 @@ from headrace.validation.release import released
 
 DECISIONS = "quarantine_decisions"
 INTENT, DONE = "quarantine.decided", "quarantine.done"
+ATTEMPTS = 10  # of a decision, while others are made
 SHORT = 12  # digits of an id that lists show, and the fewest that name one are 8
 
 
@@ -115,40 +121,75 @@ def decide(
 ) -> View:
     """Release the selected open rows into the source's reveals with their own arrival, or drop them for good.
 
+    Released rows are in the online features at once where those exist. A server may run meanwhile.
+
     Raises:
         UsageError: nothing is selected.
         DataError: a row to release cannot be.
+        Conflict: others decide about the source's rows all the time.
+        ConfigurationError, SchemaConflict: as `headrace.pipelines.ingest.ingest_reveals`.
     """
     source, now = source_named(project, name), clock or SystemClock()
-    with open_stores(project, state, clock=now, write=True) as stores:
-        finish(stores.ledger, stores.tables, project.plan.sources)
-        chosen = _chosen(stores.tables, stores.ledger, source, selection)
-        if decision == "release":
-            released(source, chosen.to_pylist())
-        body = {"decision": decision, "why": why, "selection": selection.to_dict(), "rows": chosen.num_rows}
-        body |= {"digest": content_hash(sorted(chosen["id"].to_pylist())), "ids": chosen["id"].to_pylist()[:100]}
-        body["versions"] = {table: _version(stores.tables, table) for table in (QUARANTINE, DECISIONS)}
-        stores.ledger.append([Entry(INTENT, source.name, body, getpass.getuser())])
-        reach("quarantine.intent")
-        finish(stores.ledger, stores.tables, project.plan.sources)
+    with open_stores(project, state, clock=now, write=True, alone=False) as stores:
+        chosen = _decided(project, stores, source, decision, selection, why)
+        finish(project, stores)
     did = "Released" if decision == "release" else "Dropped"
-    note = f"Next: headrace run {project.typed}, which takes them into features" if decision == "release" else ""
-    notes = (note,) if note else ()
+    notes = (f"Next: headrace run {project.typed}, which trains with them",) if decision == "release" else ()
     data = {"source": name, "decision": decision, "rows": chosen.num_rows, "ids": chosen["id"].to_pylist()}
     return View(f"{did} {chosen.num_rows} rows of {name}", data, (), notes)
 
 
-def finish(ledger: Ledger, tables: Tables, sources: Sequence[SourceDefinition]) -> None:
-    """Carry out every decision that the ledger holds and that is not done: each effect happens once."""
-    done = {record.body["intent"] for record in _all(ledger, DONE)}
-    by_name = {source.name: source for source in sources}
-    for intent in _all(ledger, INTENT):
-        if intent.seq not in done and intent.subject in by_name:
-            _carry_out(ledger, tables, by_name[intent.subject], intent)
+def finish(project: Project, stores: Stores, *, alone: bool = False) -> None:
+    """Carry out every decision that the ledger holds and that is not done: each effect happens once.
+
+    `alone` says that nothing serves meanwhile: the rows of the online state may take the columns that a class gained.
+
+    Raises:
+        DataError: the rows are no longer what was decided on.
+        ConfigurationError, SchemaConflict: as `headrace.pipelines.ingest.ingest_reveals`.
+    """
+    done = {record.body["intent"] for record in _all(stores.ledger, DONE)}
+    by_name = {source.name: source for source in project.plan.sources}
+    waiting = [i for i in _all(stores.ledger, INTENT) if i.seq not in done and i.subject in by_name]
+    if waiting and alone:
+        with stores.online.write() as transaction:
+            StreamPath([project.plan]).grow(transaction)
+    for intent in waiting:
+        _carry_out(project, stores, by_name[intent.subject], intent)
 
 
-def _carry_out(ledger: Ledger, tables: Tables, source: SourceDefinition, intent: Record) -> None:
+def _decided(
+    project: Project, stores: Stores, source: SourceDefinition, decision: str, selection: Selection, why: str
+) -> pa.Table:
+    """Write a decision about the selected open rows into the ledger, and return them; it is yet to be carried out."""
+    ledger, tables, pointer = stores.ledger, stores.tables, _pointer(source)
+    attempts = 0
+    while True:
+        before = ledger.pointers(pointer).get(pointer)
+        finish(project, stores)
+        versions = {table: _version(tables, table) for table in (QUARANTINE, DECISIONS)}
+        chosen = _chosen(tables, ledger, source, selection, versions)
+        if decision == "release":
+            released(source, chosen.to_pylist())
+        body = {"decision": decision, "why": why, "selection": selection.to_dict(), "rows": chosen.num_rows}
+        body |= {"digest": content_hash(sorted(chosen["id"].to_pylist())), "ids": chosen["id"].to_pylist()[:100]}
+        number = 1 if before is None else int(before.split()[0]) + 1
+        entry = Entry(INTENT, source.name, body | {"versions": versions, "number": number}, getpass.getuser())
+        reach("quarantine.chosen")
+        try:
+            ledger.append([entry], pointers={pointer: str(number)}, expect={pointer: before})
+        except Conflict:  # another decision came first: it may have been about these rows
+            attempts += 1
+            if attempts == ATTEMPTS:
+                raise
+        else:
+            reach("quarantine.intent")
+            return chosen
+
+
+def _carry_out(project: Project, stores: Stores, source: SourceDefinition, intent: Record) -> None:
     body, held = intent.body, intent.body["selection"]
+    ledger, tables, pointer = stores.ledger, stores.tables, _pointer(source)
     selection = Selection(tuple(held["ids"]), held["check"], held["run"], held["everything"])
     chosen = _chosen(tables, ledger, source, selection, body["versions"])
     if content_hash(sorted(chosen["id"].to_pylist())) != body["digest"]:
@@ -161,15 +202,17 @@ def _carry_out(ledger: Ledger, tables: Tables, source: SourceDefinition, intent:
         )
     position = Position(f"decision/{source.name}", intent.seq)
     if body["decision"] == "release":
-        append_reveals(tables, source, released(source, chosen.to_pylist()).table, position)
-        reach("quarantine.released")
+        ingest_reveals(project, stores, released(source, chosen.to_pylist()), position)
     told = {"id": chosen["id"], "source": chosen["source"]}
     fixed = {"decision": body["decision"], "why": body["why"], "by": intent.actor}
     texts = {key: pa.array([value] * chosen.num_rows, pa.string()) for key, value in fixed.items()}
     numbers = {key: pa.array([value] * chosen.num_rows, pa.int64()) for key, value in (("at", intent.at),)}
     tables.append(DECISIONS, pa.table(told | texts | numbers), position=position)
     reach("quarantine.decided")
-    ledger.append([Entry(DONE, source.name, {"intent": intent.seq, "rows": chosen.num_rows}, intent.actor)])
+    entry = Entry(DONE, source.name, {"intent": intent.seq, "rows": chosen.num_rows}, intent.actor)
+    number = str(body["number"])
+    with suppress(Conflict):  # who carried it out beside us has noted it
+        ledger.append([entry], pointers={pointer: f"{number} done"}, expect={pointer: number})
 
 
 def quarantined(tables: Tables, source: str, version: int | None = None) -> pa.Table:
@@ -205,12 +248,11 @@ def _chosen(
     ledger: Ledger,
     source: SourceDefinition,
     selection: Selection,
-    versions: dict[str, int] | None = None,
+    versions: Mapping[str, int],
 ) -> pa.Table:
     """Return the open rows that a selection names, as the tables were at some versions (-1: not there yet)."""
-    at = versions or {}
-    rows = quarantined(tables, source.name, at.get(QUARANTINE))
-    decided = decisions_of(tables, source.name, at.get(DECISIONS))
+    rows = quarantined(tables, source.name, versions[QUARANTINE])
+    decided = decisions_of(tables, source.name, versions[DECISIONS])
     rows = rows.filter(pa.array([row not in decided for row in rows["id"].to_pylist()], pa.bool_()))
     if not (selection.ids or selection.check or selection.run or selection.everything):
         raise UsageError(
@@ -261,6 +303,10 @@ def _told(row: dict[str, Any], decisions: dict[str, dict[str, Any]]) -> dict[str
     body = {"id": row["id"], "position": row["position"], "arrival": arrival, "reasons": row["reason"].split("\n")}
     body |= {"found": Instant(row["at"]).isoformat(), "status": status}
     return body | {"why": decision["why"] if decision else None, "by": decision["by"] if decision else None}
+
+
+def _pointer(source: SourceDefinition) -> str:
+    return f"quarantine/{source.name}"
 
 
 def _version(tables: Tables, table: str) -> int:

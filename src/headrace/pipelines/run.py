@@ -99,7 +99,7 @@ class _Run:
         self.spread = spread
         self.registry = Registry(stores.ledger, stores.blobs, project.name)
         self.rows: list[list[Any]] = []
-        finish(stores.ledger, stores.tables, project.plan.sources)
+        finish(project, stores, alone=True)
         self.baselines = load_baselines(stores.ledger, stores.blobs, project.plan.sources)
 
     def go(self) -> View:

@@ -67,12 +67,25 @@ def entity(
     *,
     name: str | None = None,
     matches: str | None = None,
+    isin: Iterable[Any] | None = None,
     known_at: Expr[Any] | None = None,
     pii: bool = False,
     description: str | None = None,
 ) -> Any:
-    """Declare a column that names a thing which has features: a carrier, a card, an aircraft."""
-    return Column(role="entity", matches=matches, known_at=known_at, pii=pii, renamed=name, description=description)
+    """Declare a column that names a thing which has features: a carrier, a card, an aircraft.
+
+    `matches` and `isin` are checked for every value.
+    """
+    allowed = None if isin is None else tuple(isin)
+    return Column(
+        role="entity",
+        matches=matches,
+        allowed=allowed,
+        known_at=known_at,
+        pii=pii,
+        renamed=name,
+        description=description,
+    )
 
 
 def row_id(*parts: Column[Any], name: str | None = None) -> Any:

@@ -15,7 +15,7 @@ from headrace.core.location import shown
 from headrace.core.settings import LimitSettings, S3Settings, SourceSettings
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.listing import S3, s3_system
-from headrace.sources.readers import Conformer, Extract, numbered, wanted_names
+from headrace.sources.readers import Conformer, Extract, Raw, RawRows, numbered, wanted_names
 
 PREFIX = "delta:"
 
@@ -56,6 +56,17 @@ class DeltaPart:
                 if batch.num_rows:
                     yield conformer.table(pa.Table.from_batches([batch]), numbers(batch.num_rows))
         conformer.finish()
+
+    def raw(self) -> RawRows:
+        """Yield the file's rows as they stand.
+
+        Raises:
+            DataError: the file cannot be read, or is gone.
+        """
+        with reading_delta(self.definition, self.where):
+            batches = self.fragment.to_batches(schema=self.schema, batch_size=self.limits.read_rows, use_threads=False)
+            for batch in batches:
+                yield Raw(pa.Table.from_batches([batch]), batch.nbytes)
 
 
 def delta_parts(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +19,7 @@ from headrace.core.settings import LimitSettings, SourceSettings
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.jsonlines import LINE, SHOWN_LINE, iter_json_lines
 from headrace.sources.listing import Format, Place
-from headrace.sources.readers import Conformer, Extract, Ints, numbered, wanted_names
+from headrace.sources.readers import Conformer, Extract, Ints, Raw, RawRows, numbered, wanted_names
 from headrace.sources.values import data_names
 
 WIDE = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
@@ -68,6 +68,11 @@ class FilePart:
             self._refuse_changed()
         conformer.finish()
 
+    def raw(self) -> RawRows:
+        """Yield the file's rows as they stand, without those that are none."""
+        with self._reading():
+            yield from {"parquet": self._raw_parquet, "csv": self._raw_csv, "jsonl": self._raw_json}[self._kind]()
+
     @cached_property
     def _kind(self) -> Format:
         kind = self.settings.format or self.place.kind
@@ -97,9 +102,9 @@ class FilePart:
     def _wanted(self) -> set[str]:
         return wanted_names(self.definition, self.settings)
 
-    def _with_added(self, table: pa.Table) -> pa.Table:
+    def _with_added(self, table: pa.Table, wanted: Collection[str]) -> pa.Table:
         for name, value in self._added.items():
-            if name in self._wanted:
+            if name in wanted:
                 table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
         return table
 
@@ -108,27 +113,42 @@ class FilePart:
         columns = [name for name in dict.fromkeys(self._own) if name in self._wanted]
         with self.place.system.open_input_file(self.place.path) as opened, pq.ParquetFile(opened) as file:
             for batch in file.iter_batches(self.limits.read_rows, columns=columns, use_threads=False):
-                table = self._with_added(pa.Table.from_batches([batch]))
+                table = self._with_added(pa.Table.from_batches([batch]), self._wanted)
                 yield conformer.table(table, numbers(table.num_rows))
+
+    def _raw_parquet(self) -> RawRows:
+        with self.place.system.open_input_file(self.place.path) as opened, pq.ParquetFile(opened) as file:
+            for batch in file.iter_batches(self.limits.read_rows, use_threads=False):
+                table = self._with_added(pa.Table.from_batches([batch]), self._added)
+                yield Raw(table, batch.nbytes, frozenset(self._added))
 
     def _csv_header(self) -> list[str]:
         with self._text() as stream:
-            return list(self._open_csv(stream, None, []).schema.names)
+            return list(self._open_csv(stream, []).schema.names)
 
     def _csv(self, conformer: Conformer) -> Iterator[Extract]:
         """Read the wanted columns as text; the types are judged cell by cell, and rows of another length are told."""
         columns, ragged = [n for n in dict.fromkeys(self._own) if n in self._wanted], _Ragged()
         with self._text() as stream:
-            reader = self._open_csv(stream, columns, ragged.found)
+            reader = self._open_csv(stream, ragged.found, texts=columns, only=columns)
             for batch in reader:
                 numbers, broken = ragged.numbers(batch.num_rows)
-                yield conformer.table(self._with_added(pa.Table.from_batches([batch])), numbers, broken)
+                table = self._with_added(pa.Table.from_batches([batch]), self._wanted)
+                yield conformer.table(table, numbers, broken)
             _, broken = ragged.numbers(0, at_end=True)
             if broken:
-                nothing = self._with_added(reader.schema.empty_table())
+                nothing = self._with_added(reader.schema.empty_table(), self._wanted)
                 yield conformer.table(nothing, np.zeros(0, np.int64), broken)
 
-    def _open_csv(self, stream: Any, columns: list[str] | None, ragged: list[Any]) -> Any:
+    def _raw_csv(self) -> RawRows:
+        with self._text() as stream:
+            for batch in self._open_csv(stream, [], texts=self._own):
+                table = self._with_added(pa.Table.from_batches([batch]), self._added)
+                yield Raw(table, batch.nbytes, frozenset(table.column_names))
+
+    def _open_csv(
+        self, stream: Any, ragged: list[Any], *, texts: Sequence[str] = (), only: Sequence[str] | None = None
+    ) -> Any:
         def kept(row: Any) -> str:
             ragged.append(row)
             return "error" if "\n" in row.text else "skip"  # an unclosed quote takes whole rows with it
@@ -140,8 +160,8 @@ class FilePart:
                 delimiter=self.settings.delimiter, newlines_in_values=True, invalid_row_handler=kept
             ),
             convert_options=pyarrow.csv.ConvertOptions(
-                include_columns=columns,
-                column_types={name: pa.string() for name in columns or ()},
+                include_columns=only,
+                column_types={name: pa.string() for name in texts},
                 null_values=list(self.settings.nulls),
                 strings_can_be_null=True,
                 quoted_strings_can_be_null=False,
@@ -165,6 +185,12 @@ class FilePart:
                 rows = [{**self._added, **row} for row in lines.rows] if self._added else lines.rows
                 misread = {row: {LINE: text} for row, text in lines.broken.items()}
                 yield conformer.rows(rows, numbers(len(rows)), misread)
+
+    def _raw_json(self) -> RawRows:
+        with self._text() as stream:
+            for lines in iter_json_lines(stream, bytes_at_a_time=self.limits.read_bytes):
+                rows = [{**self._added, **row} for place, row in enumerate(lines.rows) if place not in lines.broken]
+                yield Raw(rows, self.limits.read_bytes)
 
     @contextmanager
     def _text(self) -> Iterator[Any]:

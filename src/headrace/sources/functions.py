@@ -18,7 +18,7 @@ from headrace.core.location import shown
 from headrace.core.settings import LimitSettings, SourceSettings
 from headrace.sources.cursors import earlier, position_of, value_of
 from headrace.sources.definition import SourceDefinition
-from headrace.sources.readers import Conformer, Extract, numbered
+from headrace.sources.readers import Conformer, Extract, Raw, RawRows, numbered
 from headrace.storage.paths import inside
 
 
@@ -64,6 +64,13 @@ class FunctionPart:
             nothing = pa.Table.from_batches([], self._reader.schema)
             reached = {"reached": position_of(newest, self.where)}
             yield Extract(**(vars(conformer.table(nothing, numbers(0))) | reached))
+
+    def raw(self) -> RawRows:
+        """Yield the rows that the function returns as they stand."""
+        for batch in self._batches():
+            for start in range(0, batch.num_rows, self.limits.read_rows):
+                piece = batch.slice(start, self.limits.read_rows)
+                yield Raw(pa.Table.from_batches([piece]), piece.nbytes)
 
     @cached_property
     def _reader(self) -> pa.RecordBatchReader:

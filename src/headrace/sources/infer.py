@@ -9,8 +9,9 @@ import keyword
 import re
 import types
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations, islice
 from typing import TYPE_CHECKING, Any
 
 from headrace.core.errors import DefinitionError, UsageError, did_you_mean
@@ -37,6 +38,7 @@ PYTHON = {"str": str, "int": int, "float": float, "bool": bool, "instant": Insta
 TIMES = ("event_time", "event_timestamp", "timestamp", "ts", "time", "datetime", "occurred_at", "created_at", "date")
 THINGS = ("user", "customer", "card", "account", "shop", "store", "merchant", "device", "product", "sku", "item")
 SPOKEN = ("hr", "int", "str", "float", "bool", "known_at", "checks", "to_code", "mro")  # mean something in the class
+PAIRS = 50  # of columns that are tried, whether they name a row together
 REPEATED = 3  # rows to a key, on average: what comes less often is hardly a thing that has features
 
 
@@ -154,8 +156,39 @@ def infer(
     return made
 
 
-def code_of(definition: SourceDefinition) -> str:
-    """Return an inferred source as code."""
+def class_name(place: str) -> str:
+    """Return a name for the class of a file's, a folder's or an object's rows.
+
+    >>> class_name("data/my orders.csv.gz"), class_name("2024/*.parquet"), class_name("none.csv")
+    ('MyOrders', 'Rows2024', 'RowsNone')
+    """
+    for part in reversed(place.rstrip("/").split("/")):
+        stem = "".join(c if c.isascii() and c.isalnum() else " " for c in part.rpartition(":")[2].partition(".")[0])
+        if found := "".join(word[:1].upper() + word[1:] for word in stem.split()):
+            return f"Rows{found}" if found[0].isdigit() or keyword.iskeyword(found) else found
+    return "Rows"
+
+
+def declarable(table: pa.Table) -> dict[str, str]:
+    """Return the types that a source can declare for a table's columns, by their names in the data.
+
+    Columns of other types, without a name, or with one of Headrace's own are left out.
+    """
+    kinds = ((field.name, _dtype(field.type)) for field in table.schema)
+    return {name: dtype for name, dtype in kinds if name and not is_reserved(name) and dtype}
+
+
+def code_of(
+    definition: SourceDefinition,
+    *,
+    constraints: Mapping[str, Mapping[str, Any]] | None = None,
+    checks: Sequence[str] = (),
+) -> str:
+    """Return an inferred source as code.
+
+    `constraints` are further arguments of `hr.column` and `hr.entity` by the columns' names; `checks` are the
+    expressions of its `hr.Checks`.
+    """
     rows = f"{definition.held.table.num_rows:,} rows" if definition.held is not None else "data"
     composite = definition.id_columns if definition.id_columns[0].role != "row_id" else ()
     lines = [
@@ -165,11 +198,13 @@ def code_of(definition: SourceDefinition) -> str:
     ]
     for c in definition.columns:
         text = {"instant": "hr.Instant", "date": "hr.Date"}.get(c.dtype, c.dtype) + (" | None" if c.nullable else "")
-        given = {"name": c.renamed, "allow_nan": c.allow_nan or None}
+        given = {"name": c.renamed, **(constraints or {}).get(c.name, {}), "allow_nan": c.allow_nan or None}
         arguments = ", ".join(f"{key}={_literal(value)}" for key, value in given.items() if value is not None)
         lines.append(f"    {c.name}: hr.Column[{text}] = hr.{c.role}({arguments})")
     if composite:
         lines.append(f"    {_unused('key', definition)} = hr.row_id({', '.join(c.name for c in composite)})")
+    if checks:
+        lines += ["", "    checks = hr.Checks(", *(f"        {check}," for check in checks), "    )"]
     return "\n".join([*lines, ""])
 
 
@@ -179,8 +214,7 @@ class _Chosen:
     def __init__(self, table: pa.Table, names: Sequence[str]) -> None:
         self.table, present = table, Counter(table.column_names)
         wanted = {*names}
-        kinds = ((field.name, _dtype(field.type)) for field in table.schema if field.name in wanted)
-        self.dtypes = {name: dtype for name, dtype in kinds if name and not is_reserved(name) and dtype}
+        self.dtypes = {name: dtype for name, dtype in declarable(table).items() if name in wanted}
         doubled = sorted(name for name in self.dtypes if present[name] > 1)
         if doubled or len(self.dtypes) > MOST_COLUMNS:
             raise DefinitionError(
@@ -203,26 +237,30 @@ class _Chosen:
                 where=user_location(),
                 got=[f"{n}: {self.table.schema.field(n).type}" for n in self.table.column_names],
                 expected="timestamps without a null",
-                next_step='cast the column to timestamps, or name it: event_time="…"',
+                next_step="write timestamps with an offset, as 2026-11-21T08:00:00Z; in a table, cast the column",
             )
         found: str = [*named, *exact, *instants][0]
         return found
 
     def row_id(self, time: str) -> tuple[str, ...]:
         """Return the columns that name a row: one, or two together."""
-        keys = [n for n, d in self.dtypes.items() if d in ("str", "int") and not self.nulls(n)]
-        alone = sorted((n for n in keys if self.distinct(n) == self.table.num_rows), key=self.unlike_an_id)
+        rows, whole = self.table.num_rows, [n for n in self.dtypes if not self.nulls(n)]
+        keys = sorted((n for n in whole if self.dtypes[n] in ("str", "int")), key=self.unlike_an_id)
+        counts = {n: self.distinct(n) for n in whole if self.dtypes[n] in ("str", "int", "instant", "date")}
+        alone = [n for n in keys if counts[n] == rows]
         if alone:
             return (alone[0],)
-        pairs = [(n, time) for n in sorted(keys, key=self.unlike_an_id)]
-        pair = next((p for p in pairs if self._distinct_pairs(p) == self.table.num_rows), None)
+        others = [n for n in counts if n not in keys and n != time]
+        pairs = [*((n, time) for n in keys), *combinations((*keys, *others), 2)]
+        able = islice((p for p in pairs if counts[p[0]] * counts[p[1]] >= rows), PAIRS)
+        pair = next((p for p in able if self._distinct_pairs(p) == rows), None)
         if pair is None:
             raise DefinitionError(
                 "no column names a row: none has another value in every row",
                 where=user_location(),
-                got=[f"{n}: {self.distinct(n):,} values" for n in keys],
-                expected=f"{self.table.num_rows:,} different values without a null",
-                next_step='say what does: row_id="…", or several: row_id=("…", "…")',
+                got=[f"{n}: {counts[n]:,} values" for n in keys],
+                expected=f"{rows:,} different values without a null",
+                next_step='say what does: row_id="…", or several: row_id=("…", "…"); to a file, add an id where it is made',
             )
         return pair
 
@@ -330,6 +368,11 @@ def _usable(name: str) -> bool:
 
 
 def _literal(value: object) -> str:
+    """Return a value as code; a pattern that is no danger to the quotes around it stays readable."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_literal, value))}]"
+    if isinstance(value, str) and "\\" in value[:-1] and value[-1] != "\\" and '"' not in value and value.isprintable():
+        return f'r"{value}"'
     text = repr(value)
     return f'"{text[1:-1]}"' if text.startswith("'") and '"' not in text else text
 

@@ -17,7 +17,7 @@ from headrace.sources.files import FilePart
 from headrace.sources.functions import FunctionPart
 from headrace.sources.listing import list_files
 from headrace.sources.queries import QueryPart
-from headrace.sources.readers import Conformer, Extract, deviations_of, numbered, schema_changed
+from headrace.sources.readers import Conformer, Extract, Raw, RawRows, deviations_of, numbered, schema_changed
 from headrace.sources.values import data_names
 
 if TYPE_CHECKING:
@@ -63,6 +63,10 @@ class Part(Protocol):
 
     def extracts(self, absent_ok: Collection[str] = ()) -> Iterator[Extract]:
         """Yield the part's rows; nullable columns in `absent_ok` may be missing."""
+        ...
+
+    def raw(self) -> RawRows:
+        """Yield the part's rows as they stand, for who has no declaration yet."""
         ...
 
 
@@ -136,6 +140,12 @@ class TablePart:
             piece = wanted.slice(start, self.limits.read_rows)
             yield conformer.table(piece, numbers(piece.num_rows))
         conformer.finish()
+
+    def raw(self) -> RawRows:
+        """Yield the table's rows as they stand."""
+        for start in range(0, self.table.num_rows, self.limits.read_rows):
+            piece = self.table.slice(start, self.limits.read_rows)
+            yield Raw(piece, piece.nbytes)
 
 
 def columns_by_part(

@@ -21,11 +21,12 @@ from headrace.core.time import Instant
 from headrace.sources.connections import Connection
 from headrace.sources.cursors import earlier, position_of, value_of
 from headrace.sources.definition import SourceDefinition
-from headrace.sources.readers import Conformer, Extract, naive_timestamps, numbered, wanted_names
+from headrace.sources.readers import Conformer, Extract, Raw, RawRows, naive_timestamps, numbered, wanted_names
 from headrace.sources.values import data_names
 
 _QUIET = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/", re.DOTALL)
 _READS = re.compile(r"\s*\(*\s*(select|with|from|values|table)\b", re.IGNORECASE)
+CELL_BYTES = 64  # about, of a plain value in memory
 _PASSWORD = re.compile(r"://[^/@\s]*@")
 
 
@@ -67,6 +68,15 @@ class QueryPart:
                 reached = self._reached(batch) or reached
                 yield Extract(**(vars(found) | {"reached": reached}))
         conformer.finish()
+
+    def raw(self) -> RawRows:
+        """Yield the query's rows as they stand, in the database's own order."""
+        with self._asking() as connection:
+            for batch in connection.batches(self._text(connection), (), self.limits.read_rows):
+                if isinstance(batch, pa.RecordBatch):
+                    yield Raw(pa.Table.from_batches([without_extensions(batch)]), batch.nbytes)
+                else:
+                    yield Raw(batch, CELL_BYTES * sum(map(len, batch)))
 
     def _extract(self, conformer: Conformer, batch: Any, numbers: Any) -> Extract:
         if isinstance(batch, pa.RecordBatch):

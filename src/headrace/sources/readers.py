@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -72,6 +72,22 @@ class Extract:
     def last(self) -> int:
         """Return the number of the last row, 0 if there is none."""
         return max([int(self.numbers[-1]) if len(self.numbers) else 0, *self.broken])
+
+
+@dataclass(frozen=True, eq=False)
+class Raw:
+    """Hold some of a source's rows as they stand in the data, with every column: Arrow values, or plain rows as JSON has them.
+
+    `texts` names the Arrow columns whose cells are texts of any type, as all of a CSV are. `size` is about how many bytes
+    the rows take.
+    """
+
+    rows: pa.Table | Sequence[Mapping[str, Any]]
+    size: int
+    texts: frozenset[str] = frozenset()
+
+
+RawRows = Generator[Raw, None, None]  # closed early, it lets go of what it reads
 
 
 class Conformer:

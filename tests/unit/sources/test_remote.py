@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,12 @@ from headrace.core.errors import DataError, SchemaChanged, Unavailable
 from headrace.core.expressions import Column
 from headrace.core.settings import LimitSettings, S3Settings, Settings, SourceSettings
 from headrace.core.time import DAY, Date, Instant
+from headrace.sources import sample as sampling
 from headrace.sources.batch import LONG_AGO, Loaded, iter_loads
 from headrace.sources.definition import Source, column, definition_of, event_time, row_id
+from headrace.sources.infer import infer
 from headrace.sources.parts import Mark
+from headrace.sources.sample import sample, undeclared
 
 SECRET = "s3cret-word"
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": SECRET}
@@ -257,3 +261,51 @@ def test_object_storage_that_does_not_answer_is_named_without_keys(bucket: S3Set
     assert SECRET not in str(error.value)
     with pytest.raises(DataError, match="no such file"):
         Reader(Settings(sources={"Orders": SourceSettings(path="s3://shop/none/*.parquet")}, s3=bucket))()
+
+
+@pytest.mark.parametrize("driver", ["", "adbc:adbc_driver_postgresql:"])
+def test_a_table_of_postgresql_is_sampled(orders: str, driver: str) -> None:
+    place = SourceSettings(database=driver + orders, table="shop.orders", cursor="changed")
+    found = sample(undeclared("Orders"), Settings(sources={"Orders": place}), Path.cwd())
+    assert (found.table.num_rows, found.whole) == (10, True)
+    made = definition_of(infer(found.table, "Orders", row_id=("order",)))
+    assert {c.name: c.dtype for c in made.columns} == {
+        "order": "str",
+        "placed": "instant",
+        "amount": "float",
+        "pieces": "int",
+        "gift": "bool",
+        "due": "date",
+        "changed": "int",
+    }
+    assert found.table["placed"][0].as_py() == datetime(2013, 7, 1, 10, tzinfo=UTC)
+
+
+def test_a_large_query_of_postgresql_is_sampled_without_reading_it_whole(
+    orders: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "ROWS", 10)
+    fails_late = "SELECT n, 1 / (500000 - n) AS x FROM generate_series(0, 1000000) AS n"
+    place = SourceSettings(database=orders, sql=fails_late)
+    settings = Settings(sources={"Orders": place}, limits=LimitSettings(read_rows=20))
+    found = sample(undeclared("Orders"), settings, Path.cwd())
+    assert (found.table["n"].to_pylist(), found.whole) == (list(range(10)), False)
+
+
+def test_objects_and_delta_tables_in_object_storage_are_sampled(bucket: S3Settings) -> None:
+    put(bucket, "sampled/year=2024/a.parquet", rows(0, 2))
+    put(bucket, "sampled/year=2025/a.parquet", rows(2, 3))
+    text = b'{"order": "o9", "placed": "2013-07-01T00:00:00Z", "pieces": 9}\n'
+    client(bucket).put_object(Bucket="shop", Key="lines/a.jsonl", Body=text)
+    options = {**KEYS, "AWS_ENDPOINT_URL": str(bucket.endpoint), "AWS_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true"}
+    options["AWS_S3_ALLOW_UNSAFE_RENAME"] = "true"
+    write_deltalake("s3://shop/sampled-delta", rows(0, 3), storage_options=options)
+
+    def read(path: str) -> pa.Table:
+        settings = Settings(sources={"Orders": SourceSettings(path=path)}, s3=bucket)
+        return sample(undeclared("Orders"), settings, Path.cwd()).table
+
+    assert read("s3://shop/sampled/**/*.parquet")["year"].to_pylist() == [2024, 2024, 2025]
+    assert read("s3://shop/sampled")["order"].to_pylist() == ["o0", "o1", "o2"]
+    assert read("s3://shop/lines/*.jsonl")["placed"].type == pa.timestamp("us", "UTC")
+    assert sorted(read("delta:s3://shop/sampled-delta")["order"].to_pylist()) == ["o0", "o1", "o2"]

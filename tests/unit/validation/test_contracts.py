@@ -12,14 +12,17 @@ import pandera.polars as polars_schema
 import polars as pl
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import headrace as hr
-from headrace.core.errors import DataError, DefinitionError
+from headrace.core.errors import DefinitionError
 from headrace.core.time import DAY, Instant
 from headrace.pipelines.project import import_file
 from headrace.sources.definition import definition_of
+from headrace.sources.infer import infer
 from headrace.validation.examine import validate
-from headrace.validation.infer import contract_code, facts_of, rounded_up
+from headrace.validation.infer import around, contract_of, facts_of, rounded_up
 from headrace.validation.plan import plan_validation
 
 START = Instant.parse("2026-01-01T00:00:00Z")
@@ -44,20 +47,24 @@ def sample(rows: int = 600) -> pa.Table:
     )
 
 
+def contract(name: str, table: pa.Table) -> str:
+    return contract_of(definition_of(infer(table, name)), facts_of(table))
+
+
 def test_an_inferred_contract_holds_for_its_sample(tmp_path: Path) -> None:
     table = sample()
-    code = contract_code("Orders", facts_of(table), table)
-    (tmp_path / "inferred_orders.py").write_text(code)
+    code = contract("Orders", table)
+    (tmp_path / "inferred_orders.py").write_text(f"import headrace as hr\n\n\n{code}")
     module = import_file(tmp_path / "inferred_orders.py")
     end = Instant(START + 20 * DAY).isoformat()
     found = validate(module.Orders, table, as_of=end)
     assert found.action == "pass", [(r.name, r.measured) for r in found.failed]
     for line in (
-        'Customer_ID: hr.Column[str] = hr.row_id(name="Customer ID")',
-        'country: hr.Column[str] = hr.column(isin=["CH", "DE", "FR"])',
+        'customer_id: hr.Column[str] = hr.row_id(name="Customer ID")',
+        'country: hr.Column[str] = hr.entity(isin=["CH", "DE", "FR"])',
         'plate: hr.Column[str] = hr.column(matches=r"[A-Z]{2}\\ [0-9]{4}")',
-        'c_class: hr.Column[bool] = hr.column(name="class")',
-        "hr.unique(Customer_ID),",
+        'class_: hr.Column[bool] = hr.column(name="class")',
+        "hr.unique(customer_id),",
         "done >= at,",
         'hr.missing("1d") <= 0,',
     ):
@@ -67,18 +74,73 @@ def test_an_inferred_contract_holds_for_its_sample(tmp_path: Path) -> None:
 
 def test_a_sample_that_names_no_row_or_no_moment_is_refused() -> None:
     same = pa.table({"a": [1, 1], "at": pa.array([START, START], pa.timestamp("us", "UTC"))})
-    with pytest.raises(DataError, match="name a row"):
-        contract_code("T", facts_of(same), same)
-    timeless = pa.table({"a": [1, 2]})
-    with pytest.raises(DataError, match="no column says when"):
-        contract_code("T", facts_of(timeless), timeless)
-    with pytest.raises(DataError, match="no sample"):
-        facts_of(pa.table({"a": pa.array([], pa.int64())}))
+    with pytest.raises(DefinitionError, match="no column names a row"):
+        contract("T", same)
+    with pytest.raises(DefinitionError, match="no column tells when a row happened"):
+        contract("T", pa.table({"a": [1, 2]}))
 
 
-def test_two_columns_together_may_name_a_row() -> None:
-    table = pa.table({"a": [1, 1, 2], "at": pa.array([START, START + 1, START], pa.timestamp("us", "UTC"))})
-    assert "row_id = hr.row_id(a, at)" in contract_code("T", facts_of(table), table)
+@pytest.mark.parametrize(("other", "names"), [("at", "a, at"), ("b", "a, b")])
+def test_two_columns_together_may_name_a_row(other: str, names: str) -> None:
+    columns = {"a": [1, 1, 2], "at": pa.array([START] * 3, pa.timestamp("us", "UTC"))}
+    values = {"b": [1, 2, 1], "at": pa.array([START, START + 1, START], pa.timestamp("us", "UTC"))}
+    assert f"key = hr.row_id({names})" in contract("T", pa.table(columns | {other: values[other]}))
+
+
+def kept(table: pa.Table) -> list[tuple[str, str]]:
+    """Return which of its own checks a sample fails."""
+    space: dict[str, Any] = {"hr": hr}
+    exec(contract("T", table), space)  # noqa: S102  # what is tested is what this code demands
+    newest = Instant(int(table["at"].cast(pa.int64()).to_numpy().max()))
+    return [(r.name, r.measured) for r in validate(space["T"], table, as_of=newest.isoformat()).failed]
+
+
+def test_a_mean_beside_which_the_values_hardly_differ_is_kept() -> None:
+    rows = 200
+    offset = pa.array([1e9 + i % 7 / 10 for i in range(rows)])
+    at = pa.array(START + np.arange(rows), pa.timestamp("us", "UTC"))
+    table = pa.table({"id": [f"x{i}y" for i in range(rows)], "at": at, "offset": offset})
+    assert "hr.mean(offset).between(1000000000.19, 1000000000.40)" in contract("T", table)
+    assert kept(table) == []
+
+
+def test_days_that_differ_in_number_are_not_compared() -> None:
+    days = [day for day in range(28) for _ in range(30 if day % 7 < 5 else 2)]
+    at = pa.array([START + day * DAY + i for i, day in enumerate(days)], pa.timestamp("us", "UTC"))
+    table = pa.table({"id": range(len(days)), "at": at})
+    code = contract("T", table)
+    assert "hr.row_count()" not in code
+    assert 'hr.missing("1d") <= 0' in code
+    assert kept(table) == []
+
+
+@settings(max_examples=20)
+@given(st.data())
+def test_every_sample_passes_its_own_contract(data: st.DataObject) -> None:
+    rows = data.draw(st.integers(2, 60))
+    texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=6)
+    kinds: list[tuple[Any, Any]] = [
+        (st.integers(-(2**62), 2**62), pa.int64()),
+        (st.floats(allow_subnormal=False), pa.float64()),
+        (st.floats(-1e9, 1e9), pa.float64()),
+        (texts, pa.string()),
+        (st.sampled_from(["a", '"b"', "c\n", "\\"]), pa.string()),
+        (st.booleans(), pa.bool_()),
+        (st.decimals(-1000, 1000, places=2), pa.decimal128(8, 2)),
+        (st.integers(0, 10**15), pa.timestamp("us", "UTC")),
+        (st.integers(0, 20_000), pa.date32()),
+    ]
+    columns: dict[str, Any] = {"id": range(rows), "at": pa.array([START] * rows, pa.timestamp("us", "UTC"))}
+    for place, (values, kind) in enumerate(data.draw(st.lists(st.sampled_from(kinds), max_size=5))):
+        drawn = data.draw(st.lists(st.none() | values, min_size=rows, max_size=rows))
+        columns[data.draw(texts.filter(bool)) + f" {place}"] = pa.array(drawn, kind)
+    assert kept(pa.table(columns)) == []
+
+
+@pytest.mark.parametrize(("middle", "width"), [(0.0, 1e-9), (1e18, 1.0), (-5.0, 1e12), (2.5, 2.5)])
+def test_limits_lie_around_their_middle(middle: float, width: float) -> None:
+    low, high = map(float, around(middle, width))
+    assert low <= middle - width <= middle + width <= high
 
 
 @pytest.mark.parametrize(("value", "up"), [(8140, 9000), (0.31, 0.4), (0, 0), (1000, 1000), (99.5, 100), (2.0, 2)])
