@@ -309,7 +309,7 @@ def _class(
         elif data in things:
             body[own] = entity(name=renamed)
         else:
-            has_nan = dtype == "float" and bool(pc.any(pc.is_nan(chosen.table[data])).as_py())
+            has_nan = dtype == "float" and not pc.all(pc.is_finite(chosen.table[data]), min_count=0).as_py()
             body[own] = column(name=renamed, allow_nan=has_nan)
     if len(ids) > 1:
         key = next(n for n in ("key", "row", "row_key", "headrace_key") if n not in body)

@@ -28,12 +28,16 @@ SHAPES = 1_000  # texts whose shape is read
 RUNS = re.compile(r"[0-9]+|[A-Z]+|[a-z]+|[^0-9A-Za-z]")
 CLASSES = (("[0-9]", str.isdigit), ("[A-Z]", str.isupper), ("[a-z]", str.islower))
 WIDE = 0.5  # standard deviations that a delivery's mean may lie from the sample's
+TINY, HUGE = 1e-100, 1e100  # what a mean is judged by lies between
 TWO_WEEKS = 14  # days of rows from which each is compared with those before
 
 
 @dataclass(frozen=True)
 class ColumnFacts:
-    """Hold what a sample shows of a column, `name` in the data, that a source can declare as `dtype`."""
+    """Hold what a sample shows of a column, `name` in the data, that a source can declare as `dtype`.
+
+    `nan` tells of values that are no finite numbers; such columns have no `mean`.
+    """
 
     name: str
     dtype: str
@@ -58,7 +62,8 @@ class ColumnFacts:
         """Return the constraints that the column keeps, rounded outwards, by their names in `hr.column`."""
         found: dict[str, Any] = {}
         if self.dtype in ("int", "float") and self.low is not None and not self.unique:
-            found = {"ge": 0 if self.low >= 0 else -rounded_up(-self.low), "le": bound_above(self.high)}
+            bounds = {"ge": 0 if self.low >= 0 else -rounded_up(-self.low), "le": bound_above(self.high)}
+            found = {key: bound for key, bound in bounds.items() if math.isfinite(bound)}
         if self.members:
             found["isin"] = list(self.members)
         elif self.pattern is not None:
@@ -86,13 +91,16 @@ def data_name(column: Column[Any]) -> str:
 
 
 def rounded_up(value: float) -> float:
-    """Return a positive number rounded up to one digit: 8140 to 9000, 0.31 to 0.4."""
+    """Return a positive number rounded up to one digit: 8140 to 9000, 0.31 to 0.4; itself beyond what floats hold."""
     if value <= 0:
         return 0
-    step = 10.0 ** math.floor(math.log10(value))
-    found = math.ceil(value / step) * step
-    whole = found >= 1 or found == 0
-    return int(found) if whole and found < 2**53 else round(found, 12) if not whole else found
+    if math.isinf(value):
+        return value
+    digit, power = f"{value:e}".split("e")
+    found = next(f for up in (0, 1) if (f := float(f"{math.ceil(float(digit)) + up}e{power}")) >= value)
+    if not math.isfinite(found):
+        return value
+    return int(found) if 1 <= found < 2**53 else found
 
 
 def bound_above(value: float) -> float:
@@ -119,15 +127,16 @@ def _facts(name: str, dtype: str, values: pa.Array) -> ColumnFacts:
 def _extent(there: pa.Array, dtype: str) -> dict[str, Any]:
     """Return limits and moments of numbers that are there."""
     numbers = there.cast(pa.float64(), safe=False)
-    nan = bool(pc.any(pc.is_nan(numbers)).as_py())
-    finite = numbers.filter(pc.is_finite(numbers))
-    if not len(finite):
-        return {"nan": nan}
-    low, high = pc.min_max(finite if dtype == "float" else there).as_py().values()
+    ordered = numbers.filter(pc.invert(pc.is_nan(numbers)))
+    if not len(ordered):
+        return {"nan": True}
+    low, high = pc.min_max(ordered if dtype == "float" else there).as_py().values()
     if dtype == "int":
         low, high = int(low), int(high)
-    sd = pc.stddev(finite, ddof=1).as_py() if len(finite) > 1 else None
-    return {"low": low, "high": high, "mean": float(pc.mean(finite).as_py()), "sd": sd, "nan": nan}
+    if not pc.all(pc.is_finite(numbers)).as_py():
+        return {"low": low, "high": high, "nan": True}
+    sd = pc.stddev(numbers, ddof=1).as_py() if len(numbers) > 1 else None
+    return {"low": low, "high": high, "mean": float(pc.mean(numbers).as_py()), "sd": sd}
 
 
 def _shape(texts: pa.Array) -> str | None:
@@ -166,14 +175,20 @@ def _checks(definition: SourceDefinition, facts: Facts) -> list[str]:
         fact = facts[data_name(column)]
         if fact.nulls and fact.nulls < fact.rows:
             found.append(f"hr.null_rate({column.name}) <= {min(1.0, rounded_up(2 * fact.nulls / fact.rows)):g}")
-        if column.role == "column" and fact.sd and fact.mean is not None and not fact.unique and math.isfinite(fact.sd):
-            low, high = around(fact.mean, WIDE * fact.sd)
-            found.append(f"hr.mean({column.name}).between({low}, {high})")
+        if column.role == "column" and (limits := _mean_limits(fact)) is not None:
+            found.append(f"hr.mean({column.name}).between({limits[0]}, {limits[1]})")
     table = definition.held.table
     found += _orders(definition, facts, table)
     if definition.time.dtype == "instant":
         found += _days(table[data_name(definition.time)])
     return found
+
+
+def _mean_limits(fact: ColumnFacts) -> tuple[str, str] | None:
+    """Return what a delivery's mean should lie between; None for ids and where floats cannot tell."""
+    if fact.unique or fact.mean is None or fact.sd is None or not (TINY < fact.sd < HUGE and abs(fact.mean) < HUGE):
+        return None
+    return around(fact.mean, WIDE * fact.sd)
 
 
 def _orders(definition: SourceDefinition, facts: Facts, table: pa.Table) -> list[str]:

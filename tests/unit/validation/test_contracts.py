@@ -104,6 +104,18 @@ def test_a_mean_beside_which_the_values_hardly_differ_is_kept() -> None:
     assert kept(table) == []
 
 
+INF, NAN = float("inf"), float("nan")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[0.0, INF, 0.0], [-INF, 1.0, 1.0], [NAN, 2.0, 2.0], [NAN, NAN, None], [1e308, 1e308, -1e308], [2e-60, 0.0, 0.0]],
+)
+def test_numbers_at_the_ends_of_their_range_keep_what_is_said_of_them(values: list[float | None]) -> None:
+    at = pa.array([START] * 3, pa.timestamp("us", "UTC"))
+    assert kept(pa.table({"id": range(3), "at": at, "x": pa.array(values, pa.float64())})) == []
+
+
 def test_days_that_differ_in_number_are_not_compared() -> None:
     days = [day for day in range(28) for _ in range(30 if day % 7 < 5 else 2)]
     at = pa.array([START + day * DAY + i for i, day in enumerate(days)], pa.timestamp("us", "UTC"))
@@ -114,7 +126,7 @@ def test_days_that_differ_in_number_are_not_compared() -> None:
     assert kept(table) == []
 
 
-@settings(max_examples=20)
+@settings(max_examples=100)
 @given(st.data())
 def test_every_sample_passes_its_own_contract(data: st.DataObject) -> None:
     rows = data.draw(st.integers(2, 60))
@@ -143,7 +155,21 @@ def test_limits_lie_around_their_middle(middle: float, width: float) -> None:
     assert low <= middle - width <= middle + width <= high
 
 
-@pytest.mark.parametrize(("value", "up"), [(8140, 9000), (0.31, 0.4), (0, 0), (1000, 1000), (99.5, 100), (2.0, 2)])
+@pytest.mark.parametrize(
+    ("value", "up"),
+    [
+        (8140, 9000),
+        (0.31, 0.4),
+        (0, 0),
+        (1000, 1000),
+        (99.5, 100),
+        (2.0, 2),
+        (2.4e-60, 3e-60),
+        (1.1e308, 1.1e308),
+        (9.0000001, 10),
+        (1e22, 1e22),
+    ],
+)
 def test_bounds_are_rounded_outwards(value: float, up: float) -> None:
     assert rounded_up(value) == up
 
