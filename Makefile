@@ -64,6 +64,7 @@ bench: setup-dev
 	$(BIN)/python bench/serving.py
 	$(BIN)/python bench/yardstick.py
 	$(BIN)/python bench/validation.py
+	$(BIN)/python bench/redis_faults.py
 	$(BIN)/python bench/engines.py
 
 clean:

@@ -29,7 +29,8 @@ from headrace.serving.definition import Endpoint
 from headrace.serving.http import App
 from headrace.serving.log import find
 from headrace.serving.record import DEGRADED, FALLBACK
-from tests.servers import Proxy, RedisServer
+from headrace.testing.proxy import Proxy
+from tests.servers import RedisServer
 
 NOW = Instant.parse("2024-05-01T12:00:00Z")
 SERVERS = ["redis"]

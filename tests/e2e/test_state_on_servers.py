@@ -21,7 +21,8 @@ from headrace.pipelines.up import Controller
 from headrace.pipelines.verify import AWAY, measure_skew
 from headrace.pipelines.view import Silent
 from headrace.serving.definition import Endpoint
-from tests.servers import Proxy, RedisServer
+from headrace.testing.proxy import Proxy
+from tests.servers import RedisServer
 
 NOW = Instant.parse("2024-05-02T12:00:00Z")
 KEY = "shop-13"

@@ -16,7 +16,8 @@ import pytest
 from headrace.core.errors import BadUrl, ConfigurationError, Corrupt, Unavailable
 from headrace.core.failpoints import armed
 from headrace.storage.keyvalue import KeyValue, open_keyvalue
-from tests.servers import DynamoServer, Proxy
+from headrace.testing.proxy import Proxy
+from tests.servers import DynamoServer
 
 LARGE = bytes(range(256)) * 4_000  # 1 MB
 

@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from headrace.core.errors import BadUrl, ConfigurationError, Corrupt, HeadraceError, Unavailable
 from headrace.storage.keyvalue import KeyValue, open_keyvalue
-from tests.servers import Proxy, RedisServer, redis_server
+from headrace.testing.proxy import Proxy
+from tests.servers import RedisServer, redis_server
 
 KEYS = [b"k%02d" % number for number in range(20)]
 FAULTS = ["delay", "cut", "reset", "half", "drip", "refuse"]
