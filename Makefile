@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STATE ?= .headrace-demo
+# Processes that share the tests, file by file.
+JOBS ?= 2
 # Not in the locks: the CPU build where the package index offers it, else gigabytes of CUDA.
 TORCH ?= torch==2.13.0
 
@@ -13,7 +15,7 @@ demo: setup
 	$(BIN)/headrace demo --state $(STATE)
 
 test: setup-dev java
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 check: setup-dev
 	$(BIN)/ruff check .

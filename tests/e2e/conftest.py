@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
 import sys
@@ -28,9 +29,11 @@ def orders(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="session")
 def flights() -> Project:
-    """Return the flights project with its data prepared."""
-    if not (FLIGHTS / "data" / "weather.parquet").is_file():
-        subprocess.run([sys.executable, str(FLIGHTS / "prepare.py")], check=True)
+    """Return the flights project with its data prepared, once by whichever process comes first."""
+    with (FLIGHTS / "prepare.py").open() as script:
+        fcntl.flock(script, fcntl.LOCK_EX)
+        if not (FLIGHTS / "data" / "weather.parquet").is_file():
+            subprocess.run([sys.executable, str(FLIGHTS / "prepare.py")], check=True)
     return load_project("flights:pipeline", folder=FLIGHTS)
 
 
