@@ -88,7 +88,7 @@ MUTANTS = {
         "for (int64_t i = 0; i < n; i++) lane->pool[lane->pooled++] = canonical(nth(lane, column, i), type);",
     ),
     "registers remember what has left": Mutant(
-        KERNEL, "there ? (int)(codes[number] % POSITIONS) : 0", "there ? (int)(codes[number] % POSITIONS) : (int)position", KERNEL_ITSELF
+        KERNEL, "there ? (int)(codes[number] % POSITIONS) : 0", "there ? (int)(codes[number] % POSITIONS) : (int)position", SKETCHES
     ),
     "estimates tell zeros apart": Mutant("sketch.h", "if (type == FLOAT && (word & INT64_MAX) == 0) word = 0;", "", SKETCHES),
     "a quantile is where its bucket begins": Mutant("sketch.h", "else size |= (int64_t)1 << (51 - bits);", "", SKETCHES),
