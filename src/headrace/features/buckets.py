@@ -42,7 +42,7 @@ from headrace.features.bucket_work import (
 from headrace.features.history import History, Ints
 from headrace.features.label_plan import TableLabel
 from headrace.features.lane_plan import LanePlan
-from headrace.features.offline import Keys, LaneAnswers, dense_keys, fill_queries, no_data
+from headrace.features.offline import Keys, LaneAnswers, dense_keys, fill_queries, refuse_missing
 from headrace.features.past import HistoryPast, OwnRows, RowsAsked, WholePast
 from headrace.features.plan import DatasetPlan, FeaturePlan
 from headrace.features.record import NULL
@@ -289,9 +289,7 @@ class Spread:
             DataError: a source has no reveals, or a query fails on its rows.
             Unavailable: buckets cannot be written, or workers died.
         """
-        missing = [feed.name for source in sources for feed in source.feeds if feed.name not in reveals]
-        if missing:
-            raise no_data(list(dict.fromkeys(missing)))
+        refuse_missing(sources, reveals)
         queried = [source for source in sources if source.query is not None]
         if queried:
             read = {feed.name: _table(reveals[feed.name]) for source in queried for feed in source.feeds}

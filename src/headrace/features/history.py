@@ -132,6 +132,12 @@ class History:
         place = self.order[np.maximum(origin, 0)] if len(self) else origin
         return values.take(pa.array(place, pa.int64(), mask=origin < 0))
 
+    def newest_rows(self) -> pa.Table:
+        """Return every row as it holds last, in the order of row ids: whatever order the rows were taken in."""
+        ids = self.table[ROW_ID].combine_chunks().take(pa.array(self.order[self.starts]))
+        place = pa.array(self.lasts[pc.sort_indices(ids).to_numpy()])
+        return pa.table({c.name: self.cells(c).take(place) for c in self.source.columns})
+
     def read(self, columns: Sequence[Column[Any]]) -> tuple[pa.Table, Ints]:
         """Return some columns of every version, and their newest arrival (ABSENT where none was stated)."""
         cells, newest = {}, np.full(len(self), ABSENT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -19,12 +19,11 @@ from headrace.features.fold import Folder
 from headrace.features.history import NEVER, History, Ints
 from headrace.features.lane_plan import LanePlan
 from headrace.features.online import call, fills_of
-from headrace.features.plan import BindingPlan, DatasetPlan, FeaturePlan
+from headrace.features.plan import BindingPlan, FeaturePlan
 from headrace.features.record import NO_KEY, NULL, OK
 from headrace.features.windows import LaneEvents, Output, Scanned, ValueType, scan
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.plan import moments_on
-from headrace.sources.record import ROW_ID
 from headrace.sources.sql import query_reveals
 from headrace.sources.zones import civil_times
 
@@ -471,40 +470,25 @@ def fill_queries(
     Raises:
         DataError: a source has no reveals table, or a query fails on its rows.
     """
-    missing = [feed.name for source in sources for feed in source.feeds if feed.name not in reveals]
-    if missing:
-        raise no_data(list(dict.fromkeys(missing)))
+    refuse_missing(sources, reveals)
     found = {}
     for source in sources:
         if source.query is None:
             found[source.name] = reveals[source.name]
         else:
-            read = {feed.name: newest_rows(History.build(feed, reveals[feed.name], as_of)) for feed in source.feeds}
+            read = {feed.name: History.build(feed, reveals[feed.name], as_of).newest_rows() for feed in source.feeds}
             found[source.name] = query_reveals(source, read).table
     return found
 
 
-def newest_rows(history: History) -> pa.Table:
-    """Return every row as it holds last, in the order of row ids: whatever order the rows were taken in."""
-    ids = history.table[ROW_ID].combine_chunks().take(pa.array(history.order[history.starts]))
-    order = pc.sort_indices(ids).to_numpy()
-    return rows_at(history, history.lasts[order])
-
-
-def no_data(missing: Sequence[str]) -> DataError:
-    """Return the error for sources without reveals."""
-    return DataError("no data for a source", got=missing, expected="ingested rows", next_step="headrace run")
+def refuse_missing(sources: Sequence[SourceDefinition], reveals: Container[str]) -> None:
+    """Raise DataError where sources, or those that a query of theirs reads, have no reveals."""
+    missing = {feed.name: None for source in sources for feed in source.feeds if feed.name not in reveals}
+    if missing:
+        raise DataError("no data for a source", got=[*missing], expected="ingested rows", next_step="headrace run")
 
 
 def rows_at(history: History, version: Ints) -> pa.Table:
     """Return all columns of the source at given versions; every value null where the version is -1 (nothing known)."""
     place = pa.array(version, pa.int64(), mask=version < 0)
     return pa.table({c.name: history.cells(c).take(place) for c in history.source.columns})
-
-
-def direct_columns(plan: DatasetPlan) -> tuple[Column[Any], ...]:
-    """Return the rows source's columns that the features read directly: what a request must bring."""
-    places = {place for f in plan.functions for where, place in f.arguments if where == "row"}
-    found = [c for _, c in plan.row_columns] + [k for b in plan.bindings for k in b.key]
-    found += [plan.rows.columns[p] for p in sorted(places)]
-    return tuple(dict.fromkeys(found))

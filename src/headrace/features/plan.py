@@ -118,6 +118,14 @@ class DatasetPlan(FeaturePlan):
     active: GroupPlan | None
 
     @cached_property
+    def direct(self) -> tuple[Column[Any], ...]:
+        """Return the rows source's columns that the features read directly: what a request must bring."""
+        places = {place for f in self.functions for where, place in f.arguments if where == "row"}
+        found = [c for _, c in self.row_columns] + [k for b in self.bindings for k in b.key]
+        found += [self.rows.columns[p] for p in sorted(places)]
+        return tuple(dict.fromkeys(found))
+
+    @cached_property
     def read(self) -> tuple[SourceDefinition, ...]:
         """Return the sources that the dataset reads, the rows' first."""
         groups = [*self.groups, *([] if self.active is None else [self.active])]

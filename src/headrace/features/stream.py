@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from headrace.core.errors import DataError
+from headrace.core.expressions import Moment
 from headrace.core.identity import row_hash, text_id
 from headrace.core.time import DAY, Instant
 from headrace.features.aggregates import FOR_EVER
@@ -19,7 +20,7 @@ from headrace.features.layout import layout_of, refuse_other_layout, rewrite_row
 from headrace.features.plan import FeaturePlan
 from headrace.features.rows import ABSENT, RowCodec, StoredRow
 from headrace.features.windows import OnlineLane
-from headrace.sources.definition import SourceDefinition, definition_of, shift_of
+from headrace.sources.definition import SourceDefinition, definition_of
 from headrace.sources.record import Reveal
 from headrace.storage.keyvalue import Access, Get, Transaction
 
@@ -58,7 +59,7 @@ class SourceState:
         ]
         self.affected: dict[tuple[int, ...], list[_LaneWriter]] = {}
         self.keep = max([w.maker.plan.lane.keep for w in self.writers], default=0) + GRACE
-        dues = [shift_of(c.due) for c in definition.columns if c.due is not None]
+        dues = [Moment.of(c.due).terms[0] for c in definition.columns if c.due is not None]
         dues += [term for w in self.writers if w.maker.plan.on is not None for term in w.maker.plan.on.terms]
         moments = [term for c in definition.columns for term in definition.moments[c].terms]
         # A day of a zone stands for its end, which is at most two days after its own midnight in UTC.

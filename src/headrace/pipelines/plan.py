@@ -7,7 +7,6 @@ from typing import Any
 
 from headrace.core.settings import SourceSettings
 from headrace.core.time import format_duration
-from headrace.features.offline import direct_columns
 from headrace.features.plan import DatasetPlan
 from headrace.pipelines.definition import Pipeline
 from headrace.pipelines.impact import impact_of, impact_table
@@ -52,7 +51,7 @@ def describe_plan(project: Project, *, state: str | None = None) -> View:
     if impact:
         tables.append(impact_table(impact))
     data["groups"] = [asdict(one) for one in impact]
-    asked = ", ".join(c.name for c in direct_columns(plan))
+    asked = ", ".join(c.name for c in plan.direct)
     notes = (f"A request brings: {asked}.", f"Run it: headrace run {project.typed}")
     return View(
         f"Plan of {project.target}",

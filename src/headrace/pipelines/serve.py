@@ -20,7 +20,6 @@ from prometheus_client.registry import Collector
 from headrace.core.errors import ConfigurationError, HeadraceError, Unavailable
 from headrace.core.time import DAY, SECOND, Clock, Instant, SystemClock
 from headrace.features.moment import open_read
-from headrace.features.offline import direct_columns
 from headrace.features.online import OnlineFeatures
 from headrace.features.record import OK
 from headrace.features.stream import DATABASE, StreamPath
@@ -55,7 +54,7 @@ class PipelineService:
         self.project, self.stores, self.clock, self.name = project, stores, clock, project.name
         self.registry = Registry(stores.ledger, stores.blobs, project.name)
         self.router = Router()
-        self.signature = Signature(project.plan, direct_columns(project.plan))
+        self.signature = Signature(project.plan, project.plan.direct)
         seal_left_open(stores.predictions, stores.ledger)
         known, serving = segments(stores.predictions), project.settings.serving
         self.log = PredictionLog(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property
@@ -497,13 +497,3 @@ def _refuse_circle(definition: SourceDefinition, column: Column[Any]) -> None:
     if following is not current:
         path = " -> ".join([*seen.values(), following.name])
         raise DefinitionError("known_at goes in a circle", where=column.location, got=path)
-
-
-def schema_lines(definition: SourceDefinition) -> list[Mapping[str, Any]]:
-    """Return one mapping for each column with its type and moment, for `headrace plan` and the catalogue."""
-    return [describe(c) | {"known_at": str(definition.moments[c])} for c in definition.columns]
-
-
-def shift_of(expr: Expr[Any]) -> tuple[Column[Any], int]:
-    """Return the one column and offset of a moment such as `sched_dep - "1h"`."""
-    return Moment.of(expr).terms[0]

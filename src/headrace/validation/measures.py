@@ -10,9 +10,9 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
+from headrace.core.expressions import Moment
 from headrace.core.identity import row_hash
 from headrace.core.time import DAY, Instant, format_duration
-from headrace.sources.definition import shift_of
 from headrace.sources.record import ARRIVAL, ROW_ID, RevealBatch
 from headrace.sources.stated import Stated
 from headrace.validation.definition import NullRate
@@ -57,7 +57,7 @@ class NullRateMeter:
     def __init__(self, check: Measure, state: Mapping[str, Any], period: int) -> None:
         self.check, self.period = check, period
         self.column = cast("NullRate", check.limit.quantity).column
-        self.due = None if self.column.due is None else shift_of(self.column.due)
+        self.due = None if self.column.due is None else Moment.of(self.column.due).terms[0]
         self.open = _unpack(state.get("open"))  # row -> when it falls due
         self.there = _unpack(state.get("there"))  # row -> 1 if its newest value is not null
         self.done = _unpack(state.get("done"))  # rows counted, so that a correction does not count them again

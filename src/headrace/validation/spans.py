@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.core.expressions import Column
+from headrace.core.expressions import Column, Moment
 from headrace.core.time import DAY, Instant, format_duration
-from headrace.sources.definition import SourceDefinition, shift_of
+from headrace.sources.definition import SourceDefinition
 from headrace.sources.plan import moments_on
 from headrace.validation.blocks import Block
 from headrace.validation.definition import Honest, Missing, NullRate
@@ -59,7 +59,7 @@ class NullShare:
     def _due(self, block: Block) -> NDArray[np.bool_] | None:
         if self.column.due is None:
             return None
-        base, offset = shift_of(self.column.due)
+        base, offset = Moment.of(self.column.due).terms[0]
         moments = block.columns[base.name]
         due: NDArray[np.bool_] = numbers_of(moments) <= self.now - offset
         return due & moments.is_valid().to_numpy(zero_copy_only=False) if moments.null_count else due

@@ -12,7 +12,6 @@ import pytest
 import headrace as hr
 from headrace.core.expressions import Column
 from headrace.features.definition import FeatureLike
-from headrace.features.offline import direct_columns
 from headrace.features.online import OnlineFeatures
 from headrace.features.plan import DatasetPlan, plan_dataset
 from headrace.features.record import FeatureVector
@@ -95,7 +94,7 @@ def plan() -> DatasetPlan:
 
 @pytest.fixture(scope="session")
 def signature(plan: DatasetPlan) -> Signature:
-    return Signature(plan, direct_columns(plan))
+    return Signature(plan, plan.direct)
 
 
 @pytest.fixture
