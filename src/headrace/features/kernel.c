@@ -9,6 +9,7 @@
  * int64). Events stand in the order (moment, arrival, row hash).
  */
 #define _DEFAULT_SOURCE /* madvise */
+#include "blake2b.h"
 #include "exact.h"
 #include "order.h"
 #include "sketch.h"
@@ -1313,6 +1314,18 @@ void hash_texts(const uint8_t *data, const int32_t *offset, int64_t n, uint64_t 
       state = mixed(state ^ word) + word;
     }
     hash[i] = mixed(state);
+  }
+}
+
+/* Hash n texts, each behind the same prefix, as `core.identity.row_hash` does. */
+void hash_ids(const uint8_t *prefix, int64_t length, const uint8_t *data, const int32_t *offset, int64_t n, int64_t *hash) {
+  Blake begun, state;
+  blake_begin(&begun);
+  blake_add(&begun, prefix, length);
+  for (int64_t i = 0; i < n; i++) {
+    state = begun;
+    blake_add(&state, data + offset[i], offset[i + 1] - offset[i]);
+    hash[i] = (int64_t)(blake_end(&state) >> 1);
   }
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from headrace.core.errors import DataError
 from headrace.core.expressions import Column, Moment, columns_of, on_table
-from headrace.core.identity import encode_key
-from headrace.features.equal import equal_rows
+from headrace.core.identity import TEXT, encode_key
+from headrace.features.equal import equal_rows, hashed_ids
+from headrace.features.events import marked
 from headrace.features.fold import Folder
 from headrace.features.history import NEVER, History, Ints
 from headrace.features.lane_plan import LanePlan
@@ -273,20 +274,13 @@ def dense_keys(columns: Sequence[pa.ChunkedArray]) -> tuple[list[bytes], Ints]:
 
 def integer_keys(values: Ints) -> list[bytes]:
     """Return `encode_key` of many integers."""
-    coded = np.empty((len(values), 9), np.uint8)
-    coded[:, 0] = ord("i")
-    coded[:, 1:] = values.astype(">i8").view(np.uint8).reshape(-1, 8)
-    joined = coded.tobytes()
-    return [joined[at : at + 9] for at in range(0, len(joined), 9)]
+    return marked("i", values)
 
 
-def lane_events(plan: LanePlan, history: History, *, hashed: bool = False) -> tuple[LaneEvents, dict[bytes, int]]:
-    """Return a lane's event versions, each with the span of arrivals in which it held, and the number of each key.
-
-    With `hashed` every event has its row's hash, as the online state needs it, else only where that breaks a tie.
-    """
+def lane_events(plan: LanePlan, history: History) -> tuple[LaneEvents, dict[bytes, int]]:
+    """Return a lane's event versions, each with the span of arrivals in which it held, and the number of each key."""
     events, keys, kept = lane_versions(plan, history)
-    _break_ties(events, history, kept, hashed=hashed)
+    _break_ties(events, history, kept)
     return events, {k: i for i, k in enumerate(keys)}
 
 
@@ -297,7 +291,7 @@ def lane_versions(plan: LanePlan, history: History) -> tuple[LaneEvents, list[by
     keys, key, moment, valid = _placed(plan, table)
     columns = [on_table(v, table).combine_chunks() for v in plan.values]
     nulls = np.zeros((len(key), len(columns)), bool)
-    words = _words(plan, history, columns, len(key))
+    words = _words(plan, columns, len(key))
     for i, column in enumerate(columns):
         if column.null_count:
             nulls[:, i] = column.is_null().to_numpy(zero_copy_only=False)
@@ -331,9 +325,9 @@ def _events(kept: Ints, until: Ints, columns: Sequence[NDArray[Any]]) -> LaneEve
     return LaneEvents(key=key, moment=moment, arrival=arrival, until=until, row=row, words=words, nulls=nulls)
 
 
-def _break_ties(events: LaneEvents, history: History, kept: Ints, *, hashed: bool = False) -> None:
-    """Give events their rows' hashes: those that nothing else puts in order, or with `hashed` all."""
-    tied = np.arange(len(kept)) if hashed else equal_rows(events.key, events.moment, events.arrival)
+def _break_ties(events: LaneEvents, history: History, kept: Ints) -> None:
+    """Give events their rows' hashes where nothing else puts them in order."""
+    tied = equal_rows(events.key, events.moment, events.arrival)
     if len(tied):
         events.row[tied] = history.row_hashes(kept[tied])
 
@@ -402,24 +396,29 @@ def _positions(on: Moment, zone: str | None, table: pa.Table) -> tuple[Ints, NDA
 
 def texts_by_id(plan: LanePlan, history: History) -> dict[int, str]:
     """Return the texts that a lane's events refer to by id."""
-    known: dict[int, str] = {}
+    parts = numbered_texts(plan, history)
+    return {i: text for ids, texts in parts for i, text in zip(ids.tolist(), texts.to_pylist(), strict=True)}
+
+
+def numbered_texts(plan: LanePlan, history: History) -> Iterator[tuple[Ints, pa.Array]]:
+    """Yield, for each value of a lane that is a text, the ids of the texts that there are, and these."""
     for value, kind in zip(plan.values, plan.lane.values, strict=False):
         if kind is ValueType.REF:
             # Reveals may each state a part of what an expression reads: only versions have all of it.
             table = history.table if isinstance(value, Column) else history.read(columns_of(value))[0]
-            texts = pc.unique(on_table(value, table)).to_pylist()
-            there = [text for text in texts if text is not None]
-            known.update(zip(history.text_ids(there), there, strict=True))
-    return known
+            texts = pc.drop_null(pc.unique(on_table(value, table)))
+            yield hashed_ids(TEXT, texts), texts
 
 
-def _words(plan: LanePlan, history: History, columns: Sequence[pa.Array], n: int) -> Ints:
+def _words(plan: LanePlan, columns: Sequence[pa.Array], n: int) -> Ints:
     found = np.zeros((n, len(columns)), np.int64)
     for i, (array, kind) in enumerate(zip(columns, plan.lane.values, strict=False)):
         if kind is ValueType.REF:
             encoded = array.dictionary_encode()
-            ids = np.array(history.text_ids(encoded.dictionary.to_pylist()) or [0], np.int64)
-            found[:, i] = ids[pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False)]
+            ids = hashed_ids(TEXT, encoded.dictionary)
+            found[:, i] = (ids if len(ids) else np.zeros(1, np.int64))[
+                pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False)
+            ]
         elif kind is ValueType.FLOAT:
             found[:, i] = as_words(array.cast(pa.float64()))
         else:

@@ -126,6 +126,7 @@ class _Kernel:
         self.scan = _function(long.scan, word, pointer, pointer, pointer, word, small, word, pointer, pointer)
         self.pool = _function(short.lane_pool, pointer, pointer, pointer)
         self.hash_texts = _function(long.hash_texts, None, pointer, pointer, word, pointer)
+        self.hash_ids = _function(long.hash_ids, None, data, word, pointer, pointer, word, pointer)
         self.hash_rows = _function(long.hash_rows, None, pointer, pointer, pointer, word, pointer)
         self.any_equal = _function(long.any_equal, word, pointer, word)
 

@@ -353,6 +353,11 @@ class _LmdbTransaction(_LmdbSnapshot):
         """Write a value."""
         self._transaction.put(key, value, db=self._store._handle(database))
 
+    def put_many(self, database: str, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        """Write many values: quicker than one by one, and quickest in the order of the keys."""
+        with self._transaction.cursor(db=self._store._handle(database)) as cursor:
+            cursor.putmulti(rows)
+
     def delete(self, database: str, key: bytes) -> None:
         """Remove a key; a missing one is no error."""
         self._transaction.delete(key, db=self._store._handle(database))
