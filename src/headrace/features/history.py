@@ -130,10 +130,11 @@ class History:
         cells, newest = {}, np.full(len(self), ABSENT)
         for column in columns:
             origin = self.origin(column)
-            cells[column.name] = self._cells(column, origin)
             if self.single and origin is self.row:
-                newest = self.arrival
-            elif len(self):
+                cells[column.name], newest = self.table[column.name], self.arrival
+                continue
+            cells[column.name] = self._cells(column, origin)
+            if len(self):
                 newest = np.maximum(newest, np.where(origin >= 0, self.arrival[np.maximum(origin, 0)], ABSENT))
         return pa.table(cells), newest
 

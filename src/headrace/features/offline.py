@@ -289,14 +289,8 @@ def lane_versions(plan: LanePlan, history: History) -> tuple[LaneEvents, list[by
     reads = tuple(sorted(plan.reads, key=lambda c: plan.source.index[c]))
     table, arrival = history.read(reads)
     keys, key, moment, valid = _placed(plan, table)
-    columns = [on_table(v, table).combine_chunks() for v in plan.values]
-    nulls = np.zeros((len(key), len(columns)), bool)
-    words = _words(plan, columns, len(key))
-    for i, column in enumerate(columns):
-        if column.null_count:
-            nulls[:, i] = column.is_null().to_numpy(zero_copy_only=False)
-            words[nulls[:, i], i] = 0
-    if not plan.keeps_nulls and all(column.null_count for column in columns):
+    words, nulls = _words(plan, table)
+    if not plan.keeps_nulls and nulls.any(axis=0).all():
         valid &= ~nulls.all(axis=1)
     if plan.on is not None:
         words, nulls = np.column_stack([words, moment]), np.column_stack([nulls, np.zeros(len(key), bool)])
@@ -410,20 +404,23 @@ def numbered_texts(plan: LanePlan, history: History) -> Iterator[tuple[Ints, pa.
             yield hashed_ids(TEXT, texts), texts
 
 
-def _words(plan: LanePlan, columns: Sequence[pa.Array], n: int) -> Ints:
-    found = np.zeros((n, len(columns)), np.int64)
-    for i, (array, kind) in enumerate(zip(columns, plan.lane.values, strict=False)):
+def _words(plan: LanePlan, table: pa.Table) -> tuple[Ints, NDArray[np.bool_]]:
+    """Return a lane's values of every version, and where they are null; one column is unpacked at a time."""
+    words = np.zeros((table.num_rows, len(plan.values)), np.int64)
+    nulls = np.zeros(words.shape, bool)
+    for i, (value, kind) in enumerate(zip(plan.values, plan.lane.values, strict=False)):
+        array = on_table(value, table).combine_chunks()
         if kind is ValueType.REF:
             encoded = array.dictionary_encode()
             ids = hashed_ids(TEXT, encoded.dictionary)
-            found[:, i] = (ids if len(ids) else np.zeros(1, np.int64))[
-                pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False)
-            ]
-        elif kind is ValueType.FLOAT:
-            found[:, i] = as_words(array.cast(pa.float64()))
+            places = pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False)
+            words[:, i] = (ids if len(ids) else np.zeros(1, np.int64))[places]
         else:
-            found[:, i] = as_words(array)
-    return found
+            words[:, i] = as_words(array.cast(pa.float64()) if kind is ValueType.FLOAT else array)
+        if array.null_count:
+            nulls[:, i] = array.is_null().to_numpy(zero_copy_only=False)
+            words[nulls[:, i], i] = 0
+    return words, nulls
 
 
 def _runs(history: History, valid: NDArray[np.bool_], columns: Sequence[NDArray[Any]]) -> tuple[Ints, Ints]:
