@@ -38,16 +38,16 @@ def text_key(identity: int) -> bytes:
 
 def text_keys(identities: NDArray[np.int64]) -> list[bytes]:
     """Return `text_key` of many."""
-    return marked("T", identities)
+    joined = marked("T", identities).tobytes()
+    return [joined[at : at + 9] for at in range(0, len(joined), 9)]
 
 
-def marked(mark: str, values: NDArray[np.int64]) -> list[bytes]:
-    """Return each integer in 8 bytes, big endian, behind a character."""
+def marked(mark: str, values: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Return each integer in 8 bytes, big endian, behind a character: a row of 9 bytes each."""
     coded = np.empty((len(values), 9), np.uint8)
     coded[:, 0] = ord(mark)
     coded[:, 1:] = values.astype(">i8").view(np.uint8).reshape(-1, 8)
-    joined = coded.tobytes()
-    return [joined[at : at + 9] for at in range(0, len(joined), 9)]
+    return coded
 
 
 def head_keys(keys: Iterable[bytes]) -> Iterator[bytes]:

@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from headrace.core.expressions import columns_of
 from headrace.features.events import EventMaker, head_keys, text_keys
 from headrace.features.heads import heads_of, holds_at_once
 from headrace.features.history import NEVER, History, row_prefix
 from headrace.features.lane_plan import GroupPlan, LanePlan
 from headrace.features.lanes import ORDER
-from headrace.features.offline import lane_versions, numbered_texts
+from headrace.features.offline import bare_versions, lane_versions, numbered_texts, values_on
 from headrace.features.plan import FeaturePlan
 from headrace.features.rows import RowCodec
 from headrace.features.stream import DATABASE, StreamPath
@@ -143,7 +144,8 @@ class _Living:
     """Hold a lane's events that hold now, as `order` puts them: key by key, and then as they follow each other.
 
     The events of `keys[i]`, which are sorted and stand without the lane's prefix, are from `bounds[i]` to `bounds[i + 1]`.
-    `versions` says from which version of the history each event is.
+    `versions` says from which version of the history each event is. Where these are enough to have its values, `events`
+    holds none.
     """
 
     lane: LanePlan
@@ -157,9 +159,9 @@ class _Living:
     @classmethod
     def of(cls, lane: LanePlan, history: History) -> _Living:
         """Put a lane's events in order."""
-        events, encoded, versions = lane_versions(lane, history)
-        events.row[:] = history.row_hashes(versions)
-        keys = pa.array(encoded, pa.binary())
+        bare = history.single and lane.on is None
+        events, keys, versions = bare_versions(lane, history) if bare else lane_versions(lane, history)
+        pa.default_memory_pool().release_unused()  # what numbering the keys took
         ascending = pc.sort_indices(keys)
         rank = np.empty(len(keys), np.int64)
         rank[ascending.to_numpy()] = np.arange(len(keys))
@@ -167,7 +169,8 @@ class _Living:
         key = rank[events.key[living]]
         counts = np.bincount(key, minlength=len(keys))
         if counts.max(initial=0) > 1:
-            order = np.lexsort((events.row[living], events.arrival[living], events.moment[living], key))
+            rows = history.row_hashes(versions[living])
+            order = np.lexsort((rows, events.arrival[living], events.moment[living], key))
         else:
             order = np.argsort(key)
         bounds = np.concatenate([[0], np.cumsum(counts)])
@@ -233,11 +236,17 @@ class _Living:
 
     def _stored(self, places: Ints) -> Ints:
         """Return some events as they are stored, a row each."""
-        events, columns = self.events, self.events.words.shape[1]
-        found = np.empty((len(places), 4 + columns), np.int64)
-        found[:, 0], found[:, 1], found[:, 2] = events.moment[places], events.arrival[places], events.row[places]
-        found[:, 3] = events.nulls[places] @ (np.int64(1) << np.arange(columns))
-        found[:, 4:] = events.words[places]
+        events, versions = self.events, self.versions[places]
+        if events.words.shape[1] or not self.lane.values:
+            words, nulls = events.words[places], events.nulls[places]
+        else:
+            reads = tuple(dict.fromkeys(c for value in self.lane.values for c in columns_of(value)))
+            words, nulls = values_on(self.lane, self.history.rows(reads, versions))
+        found = np.empty((len(places), 4 + words.shape[1]), np.int64)
+        found[:, 0], found[:, 1] = events.moment[places], events.arrival[places]
+        found[:, 2] = self.history.row_hashes(versions)
+        found[:, 3] = nulls @ (np.int64(1) << np.arange(words.shape[1]))
+        found[:, 4:] = words
         return found
 
     def _row_keys(self, places: Ints) -> list[bytes]:

@@ -113,6 +113,7 @@ class DeltaTables:
             files = fs.SubTreeFileSystem(str(self._path(table).absolute()), fs.LocalFileSystem())
             dataset = delta.to_pyarrow_dataset(filesystem=files)
             found = dataset.to_table(columns=names, filter=condition, fragment_scan_options=PIECEMEAL)
+            pa.default_memory_pool().release_unused()  # else what decoding took stays with the process
             return found.cast(pa.schema([schema.field(name) for name in names]))
         except (OSError, DeltaError, pa.ArrowException) as error:
             if version is not None and isinstance(error, FileNotFoundError):
