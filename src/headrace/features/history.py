@@ -153,5 +153,5 @@ def row_prefix(source: str) -> bytes:
 
 def _integers(table: pa.Table, name: str) -> Ints:
     """Return a column without nulls."""
-    values: Ints = table[name].to_numpy().astype(np.int64, copy=False)
+    values: Ints = table[name].combine_chunks().to_numpy().astype(np.int64, copy=False)
     return values

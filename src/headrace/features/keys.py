@@ -38,7 +38,8 @@ def dense_keys(columns: Sequence[pa.ChunkedArray]) -> tuple[pa.Array, Ints]:
     """Return the distinct encoded keys, and for each row the place of its key; -1 where a part is null."""
     if len(columns) == 1:
         encoded = columns[0].combine_chunks().dictionary_encode()
-        place = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+        indices = pc.fill_null(encoded.indices, -1) if encoded.indices.null_count else encoded.indices
+        place = indices.to_numpy(zero_copy_only=False).astype(np.int64)
         if encoded.dictionary.type == pa.int64():
             return integer_keys(encoded.dictionary.to_numpy()), place
         return pa.array([encode_key([part]) or b"" for part in encoded.dictionary.to_pylist()], pa.binary()), place

@@ -216,13 +216,13 @@ class OfflineFeatures:
 
 def as_words(array: pa.Array) -> Ints:
     """Return an Arrow array's values as 8-byte words (float64 bits or int64); null is 0."""
-    words: Ints
-    if pa.types.is_floating(array.type):
-        words = pc.fill_null(array, 0.0).cast(pa.float64()).to_numpy(zero_copy_only=False).view(np.int64)
-        return words
+    real = pa.types.is_floating(array.type)
     if pa.types.is_boolean(array.type):
         array = array.cast(pa.int8())
-    words = pc.fill_null(array.cast(pa.int64()), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    array = array.cast(pa.float64() if real else pa.int64())
+    if array.null_count:
+        array = pc.fill_null(array, 0)
+    words: Ints = array.to_numpy(zero_copy_only=False).view(np.int64)
     return words
 
 

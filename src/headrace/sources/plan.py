@@ -223,13 +223,19 @@ def moments_on(moment: Moment, table: pa.Table) -> tuple[Ints, NDArray[np.bool_]
     import numpy as np
     import pyarrow.compute as pc
 
-    latest, known = np.full(table.num_rows, np.iinfo(np.int64).min), np.ones(table.num_rows, bool)
+    latest: Ints | None = None
+    known = np.ones(table.num_rows, bool)
     for column, offset in moment.terms:
         values = table[column.name].combine_chunks()
-        known &= values.is_valid().to_numpy(zero_copy_only=False)
-        instants = pc.fill_null(values, 0).to_numpy(zero_copy_only=False)
-        latest = np.maximum(latest, (ends_of_days(instants, column.zone) if column.zone else instants) + offset)
-    return np.where(known, latest, 0), known
+        if values.null_count:
+            known &= values.is_valid().to_numpy(zero_copy_only=False)
+            values = pc.fill_null(values, 0)
+        instants = values.to_numpy(zero_copy_only=False)
+        found: Ints = ends_of_days(instants, column.zone) if column.zone else instants
+        found = found + offset if offset else found
+        latest = found if latest is None else np.maximum(latest, found)
+    assert latest is not None
+    return latest if known.all() else np.where(known, latest, 0), known
 
 
 def _observed(definition: SourceDefinition, table: pa.Table) -> Ints | None:
