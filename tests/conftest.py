@@ -7,7 +7,15 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.servers import CREDENTIALS, DynamoServer, RedisServer, dynamo_server, redis_server
+from tests.servers import (
+    CREDENTIALS,
+    DynamoServer,
+    ObjectServer,
+    RedisServer,
+    dynamo_server,
+    object_server,
+    redis_server,
+)
 
 # A deadline would be a timing assertion. The same examples run everywhere, so a red run can be repeated.
 settings.register_profile(
@@ -31,3 +39,10 @@ def dynamodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DynamoServer]
             patch.setenv(name, value)
         with dynamo_server(tmp_path_factory.mktemp("dynamodb")) as server:
             yield server
+
+
+@pytest.fixture(scope="session")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
+    """Run one S3 for all tests of a process; each test takes a bucket of its own."""
+    with object_server(tmp_path_factory.mktemp("objects")) as server:
+        yield server

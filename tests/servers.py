@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -88,11 +89,29 @@ MOTO = """
 import sys
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
-server = make_server("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_backend_app), threaded=False)
+server = make_server("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_backend_app), threaded=sys.argv[2] == "threaded")
 print("listening", flush=True)
 server.serve_forever()
 """
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
+
+
+@dataclass(frozen=True)
+class ObjectServer:
+    """Hold where an S3 of moto listens."""
+
+    port: int
+
+    def bucket(self) -> str:
+        """Make a new bucket; return its name."""
+        name = f"b{uuid.uuid4().hex}"
+        urllib.request.urlopen(urllib.request.Request(f"{self.endpoint}/{name}", method="PUT")).close()
+        return name
+
+    @property
+    def endpoint(self) -> str:
+        """Return its URL."""
+        return f"http://127.0.0.1:{self.port}"
 
 
 @dataclass(frozen=True)
@@ -109,14 +128,27 @@ class DynamoServer:
 
 @contextmanager
 def dynamo_server(folder: Path) -> Iterator[DynamoServer]:
-    """Run a server of moto for the length of a `with` block."""
+    """Run a DynamoDB for the length of a `with` block."""
+    with _moto(folder, "one by one") as port:
+        yield DynamoServer(port)
+
+
+@contextmanager
+def object_server(folder: Path) -> Iterator[ObjectServer]:
+    """Run an S3 for the length of a `with` block; its clients keep connections open, so it answers several."""
+    with _moto(folder, "threaded") as port:
+        yield ObjectServer(port)
+
+
+@contextmanager
+def _moto(folder: Path, how: str) -> Iterator[int]:
     port = free_port()
     with (folder / "log").open("ab") as log:
-        process = subprocess.Popen([sys.executable, "-c", MOTO, str(port)], stdout=subprocess.PIPE, stderr=log)
+        process = subprocess.Popen([sys.executable, "-c", MOTO, str(port), how], stdout=subprocess.PIPE, stderr=log)
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == b"listening\n", (folder / "log").read_text()
-        yield DynamoServer(port)
+        yield port
     finally:
         process.kill()
         process.communicate()

@@ -112,7 +112,7 @@ def open_stores(
         online = open_keyvalue(urls.keyvalue or folder.url("keyvalue"), databases=DATABASES, read_only=not write)
         stack.enter_context(online)
         blobs = open_blobs(urls.blobs or folder.url("blobs"))
-        tables = open_tables(urls.tables or folder.url("tables"))
+        tables = open_tables(urls.tables or folder.url("tables"), s3=project.settings.s3)
         yield Stores(folder, ledger, online, blobs, tables)
 
 

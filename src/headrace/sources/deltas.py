@@ -14,8 +14,8 @@ from headrace.core.errors import DataError
 from headrace.core.location import shown
 from headrace.core.settings import LimitSettings, S3Settings, SourceSettings
 from headrace.sources.definition import SourceDefinition
-from headrace.sources.listing import S3, s3_system
 from headrace.sources.readers import Conformer, Extract, Raw, RawRows, numbered, wanted_names
+from headrace.storage.s3 import S3, file_system, storage_options
 
 PREFIX = "delta:"
 
@@ -100,9 +100,9 @@ def open_delta(definition: SourceDefinition, settings: SourceSettings, folder: P
     where = location if remote else shown(address)
     reached = settings.s3 or S3Settings()
     with reading_delta(definition, where):
-        options = _storage_options(reached) if remote else None
+        options = storage_options(reached) if remote else None
         table = DeltaTable(address, version=settings.version, storage_options=options)
-        system = s3_system(reached) if remote else fs.LocalFileSystem()
+        system = file_system(reached) if remote else fs.LocalFileSystem()
         return table.to_pyarrow_dataset(filesystem=fs.SubTreeFileSystem(address.removeprefix(S3), system)), where
 
 
@@ -121,16 +121,3 @@ def reading_delta(definition: SourceDefinition, where: str) -> Iterator[None]:
             expected="a Delta table, at a version that was not vacuumed, without deletion vectors",
             next_step=f"check [sources.{definition.name}] path, version and, for s3://, [s3]",
         ) from error
-
-
-def _storage_options(settings: S3Settings) -> dict[str, str]:
-    """Return the settings as delta-rs names them."""
-    given = {
-        "AWS_ENDPOINT_URL": settings.endpoint,
-        "AWS_REGION": settings.region,
-        "AWS_ACCESS_KEY_ID": settings.access_key,
-        "AWS_SECRET_ACCESS_KEY": settings.secret_key,
-        "AWS_SESSION_TOKEN": settings.session_token,
-        "AWS_ALLOW_HTTP": "true" if (settings.endpoint or "").startswith("http://") else None,
-    }
-    return {name: value for name, value in given.items() if value is not None}

@@ -16,6 +16,7 @@ from headrace.core.location import shown
 from headrace.core.settings import S3Settings, SourceSettings
 from headrace.core.time import SECOND
 from headrace.sources.definition import SourceDefinition
+from headrace.storage.s3 import S3, file_system
 
 if TYPE_CHECKING:
     from pyarrow import fs
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 Format = Literal["parquet", "csv", "jsonl", "delta"]
 SUFFIXES: Mapping[str, Format] = {"parquet": "parquet", "csv": "csv", "jsonl": "jsonl", "ndjson": "jsonl"}
 COMPRESSED = ("gz", "bz2", "zst", "lz4")
-S3 = "s3://"
 RACY = 2 * SECOND  # a file changed again within the resolution of its time stamp would look the same
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 _PATTERN = re.compile(r"\*\*/?|\*|\?|\[!?[^\]]+\]|.", re.DOTALL)
@@ -106,23 +106,6 @@ def list_files(definition: SourceDefinition, settings: SourceSettings, folder: P
     return found
 
 
-def s3_system(settings: S3Settings) -> fs.FileSystem:
-    """Return the object storage as a file system."""
-    from pyarrow import fs
-
-    scheme, _, host = (settings.endpoint or "").rpartition("://")
-    return fs.S3FileSystem(
-        access_key=settings.access_key,
-        secret_key=settings.secret_key,
-        session_token=settings.session_token,
-        region=settings.region,
-        endpoint_override=host or None,
-        scheme=scheme or "https",
-        request_timeout=30,
-        connect_timeout=5,
-    )
-
-
 def _local(path: str, folder: Path) -> list[Place]:
     from pyarrow import fs
 
@@ -151,7 +134,7 @@ def _remote(definition: SourceDefinition, settings: SourceSettings) -> list[Plac
     fixed = re.split(r"[*?\[]", path, maxsplit=1)[0]
     matches = re.compile(_translated(path)).fullmatch
     try:
-        system = s3_system(settings.s3 or S3Settings())
+        system = file_system(settings.s3 or S3Settings())
         infos = list(_objects(system, path, fixed))
     except OSError as error:
         raise Unavailable(

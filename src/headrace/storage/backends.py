@@ -23,6 +23,7 @@ EMBEDDED: dict[Shape, dict[str, str]] = {
     "streams": {"log": "headrace.storage.streams.log:LogStreams"},
 }
 SERVERS: dict[Shape, dict[str, str]] = {
+    "tables": {"s3": "headrace.storage.tables.s3:S3Tables"},
     "keyvalue": {
         "redis": "headrace.storage.keyvalue.redis:RedisKeyValue",
         "rediss": "headrace.storage.keyvalue.redis:tls_redis",
@@ -35,7 +36,6 @@ SERVERS: dict[Shape, dict[str, str]] = {
     },
 }
 EXTRAS: dict[Shape, dict[str, str]] = {
-    "tables": {"s3": "s3"},
     "blobs": {"s3": "s3"},
     "keyvalue": {"redis": "redis", "rediss": "redis", "dynamodb": "dynamodb"},
     "ledger": {"postgresql": "postgres", "postgres": "postgres"},

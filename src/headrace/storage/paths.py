@@ -25,16 +25,25 @@ def inside(root: Path, name: str) -> Path:
         ConfigurationError: the name is empty or absolute, has a part that is `..`, hidden, too long or not printable, or
             passes through a symbolic link.
     """
-    parts = PurePosixPath(name).parts
-    bad = not parts or "\\" in name or not name.isprintable() or name != "/".join(parts)
-    if bad or any(part.startswith(".") or "/" in part or len(part.encode()) > MAX_NAME_BYTES for part in parts):
-        raise _escape(root, name, "a relative name of plain parts")
     path = root
-    for part in parts:
+    for part in plain_parts(name, root):
         path = path / part
         if path.is_symlink():
             raise _escape(root, name, "no symbolic link on the way")
     return path
+
+
+def plain_parts(name: str, root: object) -> tuple[str, ...]:
+    """Return the parts of a relative name, which lead nowhere but below `root`.
+
+    Raises:
+        ConfigurationError: the name is empty or absolute, or has a part that is `..`, hidden, too long or not printable.
+    """
+    parts = PurePosixPath(name).parts
+    bad = not parts or "\\" in name or not name.isprintable() or name != "/".join(parts)
+    if bad or any(part.startswith(".") or "/" in part or len(part.encode()) > MAX_NAME_BYTES for part in parts):
+        raise _escape(root, name, "a relative name of plain parts")
+    return parts
 
 
 def private_folder(path: Path) -> Path:
@@ -97,7 +106,7 @@ def folder_bytes(path: Path) -> int:
     return total
 
 
-def _escape(root: Path, name: str, expected: str) -> ConfigurationError:
+def _escape(root: object, name: str, expected: str) -> ConfigurationError:
     return ConfigurationError(
         "a name that would leave its folder", where=str(root), got=repr(name), expected=expected, next_step="rename it"
     )

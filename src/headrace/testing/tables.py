@@ -64,10 +64,14 @@ class TablesContract:
         """Return the URL of a store that does not exist yet."""
         return f"{self.scheme}:{tmp_path / 'store'}"
 
+    def opened(self, url: str) -> Tables:
+        """Open the store of a URL."""
+        return open_tables(url)
+
     @pytest.fixture
     def store(self, url: str) -> Tables:
         """Return a fresh store."""
-        return open_tables(url)
+        return self.opened(url)
 
     def test_any_rows_come_back(self, store: Tables, url: str) -> None:
         """Every value bit for bit, nulls too, in the declared types; order aside."""
@@ -77,7 +81,7 @@ class TablesContract:
         def check(rows: list[dict[str, Any]]) -> None:
             table = pa.Table.from_pylist(rows, SCHEMA)
             version = store.overwrite("t", table).version
-            found = open_tables(url).read("t", version=version)
+            found = self.opened(url).read("t", version=version)
             assert found.schema.types == SCHEMA.types
             assert _bag(found) == _bag(table)
 
@@ -117,23 +121,23 @@ class TablesContract:
         """Four threads append five times each to a table that none of them created before."""
 
         def work(number: int) -> None:
-            store = open_tables(url)
+            store = self.opened(url)
             for turn in range(5):
                 store.append("t", _numbers(10 * number + turn))
 
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(work, range(4)))
-        assert _values(open_tables(url)) == [10 * number + turn for number in range(4) for turn in range(5)]
+        assert _values(self.opened(url)) == [10 * number + turn for number in range(4) for turn in range(5)]
 
     def test_racing_for_one_position_applies_it_once(self, url: str) -> None:
         """Four threads bring the same position; one is applied, the others learn that it was."""
 
         def work(_: int) -> bool:
-            return open_tables(url).append("t", _numbers(1), position=Position("flights", 1)).applied
+            return self.opened(url).append("t", _numbers(1), position=Position("flights", 1)).applied
 
         with ThreadPoolExecutor(4) as pool:
             assert sorted(pool.map(work, range(4))) == [False, False, False, True]
-        assert _values(open_tables(url)) == [1]
+        assert _values(self.opened(url)) == [1]
 
     def test_a_part_is_replaced_in_one_commit(self, store: Tables) -> None:
         """Only rows that satisfy the filter go, and the new ones must satisfy it."""

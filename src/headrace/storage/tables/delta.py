@@ -1,4 +1,4 @@
-"""Keep tables as Delta Lake on local disk through delta-rs: Parquet files and a log of commits."""
+"""Keep tables as Delta Lake through delta-rs, on local disk or in object storage: Parquet files and a log of commits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ import pyarrow.fs as fs
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from headrace.core.errors import Conflict, Corrupt, DataError, DefinitionError, Unavailable, did_you_mean
+from headrace.core.errors import (
+    Conflict,
+    Corrupt,
+    DataError,
+    DefinitionError,
+    HeadraceError,
+    Unavailable,
+    did_you_mean,
+)
 from headrace.core.failpoints import reach
 from headrace.core.time import DAY, HOUR
 from headrace.storage.paths import inside, private_folder
@@ -29,15 +37,33 @@ LOG_RETENTION, LOG_DAYS = "delta.logRetentionDuration", 30
 
 
 class DeltaTables:
-    """Implement the store in a folder, one folder below it for each table; any number of processes may use it."""
+    """Implement the store in a folder, one folder below it for each table; any number of processes may use it.
+
+    Where another place keeps the folders, a subclass says how it is reached.
+    """
+
+    _scan = PIECEMEAL
+    _options: dict[str, str] | None = None
 
     def __init__(self, location: str) -> None:
         self._root = Path(location)
+        self._name = f"delta:{location}"
 
     @property
     def capabilities(self) -> Capabilities:
         """Return what this backend can do."""
         return Capabilities(several_hosts=False)
+
+    def _address(self, table: str) -> str:
+        return str(inside(self._root, table))
+
+    def _files(self) -> fs.FileSystem:
+        """Return the folder that holds all tables. It is Arrow's own: threads that call back into Python may abort at exit."""
+        return fs.SubTreeFileSystem(str(self._root.absolute()), fs.LocalFileSystem())
+
+    def _make(self, table: str) -> None:
+        """Make the folder of a table that is to be created."""
+        private_folder(inside(self._root, table))
 
     def append(
         self,
@@ -109,10 +135,8 @@ class DeltaTables:
         ensure_columns(schema.names, names, place)
         condition = expression(where, schema, place)
         try:
-            # Arrow's own file system: threads that call back into Python may abort the process when it exits.
-            files = fs.SubTreeFileSystem(str(self._path(table).absolute()), fs.LocalFileSystem())
-            dataset = delta.to_pyarrow_dataset(filesystem=files)
-            found = dataset.to_table(columns=names, filter=condition, fragment_scan_options=PIECEMEAL)
+            dataset = delta.to_pyarrow_dataset(filesystem=fs.SubTreeFileSystem(table, self._files()))
+            found = dataset.to_table(columns=names, filter=condition, fragment_scan_options=self._scan)
             pa.default_memory_pool().release_unused()  # else what decoding took stays with the process
             return found.cast(pa.schema([schema.field(name) for name in names]))
         except (OSError, DeltaError, pa.ArrowException) as error:
@@ -166,7 +190,8 @@ class DeltaTables:
 
     def names(self) -> list[str]:
         """Return the names of all tables."""
-        return sorted(e.name for e in self._root.iterdir() if e.is_dir()) if self._root.is_dir() else []
+        entries = self._files().get_file_info(fs.FileSelector("", allow_not_found=True))
+        return sorted(entry.base_name for entry in entries if entry.type == fs.FileType.Directory)
 
     def forget_history(self, table: str) -> None:
         """Remove everything that is not of the newest version: files, also what killed writers left, and the log.
@@ -187,10 +212,11 @@ class DeltaTables:
 
     def _drop_log(self, table: str, version: int) -> None:
         """Remove entries of the log before a checkpoint; delta-rs leaves those of this very second."""
-        for entry in (self._path(table) / "_delta_log").iterdir():
-            number = entry.name.partition(".")[0]
+        files = self._files()
+        for entry in files.get_file_info(fs.FileSelector(f"{table}/_delta_log")):
+            number = entry.base_name.partition(".")[0]
             if number.isdigit() and int(number) < version:
-                entry.unlink()
+                files.delete_file(entry.path)
 
     def _keep_log(self, table: str, delta: DeltaTable, retain: int) -> None:
         """Let the table keep its log as long as its versions; Delta's own default is 30 days."""
@@ -199,16 +225,13 @@ class DeltaTables:
             self._change(table, None, lambda delta: delta.alter.set_table_properties({LOG_RETENTION: wanted}))
 
     def _where(self, table: str) -> str:
-        return f"table {table} in delta:{self._root}"
-
-    def _path(self, table: str) -> Path:
-        if "/" in table:
-            raise DefinitionError("a table's name has no slash", where=f"delta:{self._root}", got=table)
-        return inside(self._root, table)
+        return f"table {table} in {self._name}"
 
     def _open(self, table: str) -> DeltaTable | None:
+        if "/" in table:
+            raise DefinitionError("a table's name has no slash", where=self._name, got=table)
         try:
-            return DeltaTable(self._path(table))
+            return DeltaTable(self._address(table), storage_options=self._options)
         except TableNotFoundError:
             return None
         except (DeltaError, OSError) as error:
@@ -219,7 +242,7 @@ class DeltaTables:
         if delta is None:
             raise DataError(
                 "no such table",
-                where=f"delta:{self._root}",
+                where=self._name,
                 got=table,
                 next_step=did_you_mean(table, self.names()) or "headrace run, which fills tables",
             )
@@ -242,8 +265,9 @@ class DeltaTables:
         ensure_columns(schema.names, partition_by, self._where(table))
         # A commit that fails has met another process's creation of the same table, which serves as well.
         with suppress(CommitFailedError), _private_files, self._writing(table):
-            path = private_folder(self._path(table))
-            DeltaTable.create(path, schema, mode="ignore", partition_by=list(partition_by) or None)
+            self._make(table)
+            address, parts = self._address(table), list(partition_by) or None
+            DeltaTable.create(address, schema, mode="ignore", partition_by=parts, storage_options=self._options)
 
     def _ensure_satisfies(self, table: str, rows: pa.Table, where: Sequence[Filter]) -> None:
         condition = expression(where, rows.schema, self._where(table))
@@ -291,7 +315,7 @@ class DeltaTables:
                 next_step="headrace doctor, then try again",
             ) from error
 
-    def _damaged(self, table: str, error: Exception) -> Corrupt:
+    def _damaged(self, table: str, error: Exception) -> HeadraceError:
         return Corrupt(
             "the table is damaged",
             where=self._where(table),
