@@ -10,11 +10,18 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
+from headrace.core.time import DAY, Instant, VirtualClock
 from headrace.pipelines.project import Project, import_file, load_project
 from headrace.pipelines.run import run
-from headrace.pipelines.view import Silent
+from headrace.pipelines.serve import PipelineService
+from headrace.pipelines.stores import open_stores
+from headrace.pipelines.view import Silent, View
+from headrace.serving.core import Answer
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -33,6 +40,22 @@ def prepared(name: str, folder: Path, **sizes: int) -> Path:
 @pytest.fixture(scope="module")
 def fraud(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepared("fraud", tmp_path_factory.mktemp("examples"), count=30_000)
+
+
+def transactions(fraud: Path) -> pa.Table:
+    return pq.read_table(fraud / "data" / "transactions.parquet")
+
+
+def fraud_clock(fraud: Path) -> VirtualClock:
+    """Return a clock that stands a few seconds after the last transaction, when most chargebacks are to come yet."""
+    return VirtualClock(Instant(pc.max(transactions(fraud)["ts"]).cast(pa.int64()).as_py() + 10_000_000))
+
+
+@pytest.fixture(scope="module")
+def fraud_run(fraud: Path) -> View:
+    """Return what a run in the fraud project's folder tells."""
+    project, clock = load_project(str(fraud / "fraud.py")), fraud_clock(fraud)
+    return run(project, state=str(fraud / "state"), seed=1, progress=Silent(), clock=clock)
 
 
 @pytest.fixture(scope="module")
@@ -137,10 +160,27 @@ class _Now:
         return Instant.parse("2026-01-01")
 
 
-def test_fraud_trains_on_labels_of_another_table(fraud: Path) -> None:
-    view = run(load_project(str(fraud / "fraud.py")), state=str(fraud / "state"), seed=1, progress=Silent())
-    assert view["outcome"] == "promoted"
-    assert view["passed"]  # its gate: auc >= 0.6
+def test_fraud_trains_on_labels_of_another_table(fraud_run: View) -> None:
+    assert fraud_run["outcome"] == "promoted"
+    assert fraud_run["passed"]  # its gates: auc >= 0.6, recall >= 0.1
+
+
+def test_fraud_answers_a_transaction_from_what_happened_just_before(fraud: Path, fraud_run: View) -> None:
+    rows, now = transactions(fraud), fraud_clock(fraud)
+    card, month = rows["card"][-1].as_py(), pa.scalar(now.now() - 30 * DAY).cast(pa.timestamp("us", "UTC"))
+    asked = {"txn_id": "new", "merchant": "m00000", "amount": 25.0, "device": None}
+    with open_stores(load_project(str(fraud / "fraud.py")), str(fraud / "state"), clock=now, write=True) as stores:
+        service = PipelineService(load_project(str(fraud / "fraud.py")), stores, now)
+        known, stranger = service.predict([asked | {"card": one} for one in (card, "nobody")])
+        service.log.close()
+    assert isinstance(known, Answer) and isinstance(stranger, Answer)
+    for one in (known, stranger):
+        assert (one.version, one.decision) == (fraud_run["version"], one.score >= 0.1)
+    there, absent = known.vector.to_dict(), stranger.vector.to_dict()
+    assert (absent["Card.n[24h]"], absent["amount_ratio"]) == (0, None)
+    assert there["Card.n[24h]"] >= 1
+    spent = rows.filter((pc.field("card") == card) & (pc.field("ts") >= month))["amount"]
+    assert there["Card.spend[30d]"] == pytest.approx(pc.sum(spent).as_py())
 
 
 FLIGHTS_SQL = """
