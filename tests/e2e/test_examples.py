@@ -15,7 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from headrace.core.time import DAY, Instant, VirtualClock
+from headrace.core.errors import DataError, UsageError
+from headrace.core.time import DAY, HOUR, Instant, VirtualClock
+from headrace.pipelines.predict import predict
 from headrace.pipelines.project import Project, import_file, load_project
 from headrace.pipelines.run import run
 from headrace.pipelines.serve import PipelineService
@@ -320,7 +322,37 @@ def test_demand_rows_features_and_labels_are_what_sql_says(demand: Path, monkeyp
     assert active["n"] == [len(frame)]
 
 
-def test_demand_trains_on_a_grid(demand: Path) -> None:
-    view = run(load_project(str(demand / "demand.py")), state=str(demand / "state"), seed=1, progress=Silent())
+def test_demand_trains_on_a_grid_and_forecasts_its_last_monday(demand: Path) -> None:
+    project, state = load_project(str(demand / "demand.py")), str(demand / "state")
+    view = run(project, state=state, seed=1, progress=Silent())
     assert view["outcome"] == "promoted"
     assert view["passed"]  # its gate: wape <= 0.5
+    frame = module(demand).next_week.frame()
+    monday = int(frame.t[-1])
+
+    def forecast(moment: int) -> list[dict[str, Any]]:
+        as_of = Instant(moment).isoformat()
+        found = predict(project, None, to=None, version=None, as_of=as_of, state=state, progress=Silent())
+        answers: list[dict[str, Any]] = found["predictions"]
+        return answers
+
+    answers, last = forecast(monday + 5 * HOUR), np.flatnonzero(frame.t == monday)
+    rows = frame.rows.take(last)
+    keys = [{"store": a["store"], "item": a["item"]} for a in answers]
+    assert keys == rows.select(["store", "item"]).to_pylist()
+    assert {a["t"] for a in answers} == {Instant(monday).isoformat()}
+    assert len({a["score"] for a in answers}) > 3
+    assert {a["t"] for a in forecast(monday - 1)} == {Instant(int(frame.t[frame.t < monday][-1])).isoformat()}
+    with pytest.raises(UsageError, match="the rows of a grid are made, not given"):
+        predict(
+            project,
+            str(demand / "data" / "sales.parquet"),
+            to=None,
+            version=None,
+            as_of=None,
+            state=state,
+            progress=Silent(),
+        )
+    with pytest.raises(DataError, match="no row of the grid is active") as error:
+        forecast(monday + 400 * DAY)
+    assert "--as-of" in str(error.value.next_step)

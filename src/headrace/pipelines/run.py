@@ -306,7 +306,8 @@ class _Run:
             return body | {"outcome": "refused", "next": f"headrace models {self.project.typed}"}
         if champion is None:
             self.registry.promote(name, why="no champion yet", actor="headrace")
-            return body | {"outcome": "promoted", "next": f"headrace serve {self.project.typed}"}
+            use = "serve" if self.project.pipeline.endpoint is not None else "predict"
+            return body | {"outcome": "promoted", "next": f"headrace {use} {self.project.typed}"}
         self.registry.challenge(name, why="its gates passed", actor="headrace")
         step = f"headrace up {self.project.typed} rolls it out; headrace promote {self.project.typed} {short} --why … does it now"
         return body | {"outcome": "challenger", "next": step}
