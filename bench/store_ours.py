@@ -39,8 +39,9 @@ from store_data import (
 from store_http import served
 
 from headrace.features.history import History
+from headrace.features.keys import Keys
 from headrace.features.moment import open_read
-from headrace.features.offline import OfflineFeatures, dense_keys, lane_events
+from headrace.features.offline import OfflineFeatures, lane_events
 from headrace.features.online import OnlineFeatures
 from headrace.features.plan import FeaturePlan
 from headrace.features.repair import backfill
@@ -202,10 +203,9 @@ def windows_in_memory(kind: str) -> Iterator[Repeat]:
     group, (rows, t) = windows(), asked_of(kind)
     lane = plan_of(group).groups[0].lanes[0]
     history = History.build(source_of(group), stored(TABLES, f"events_{kind}", group).read(f"events_{kind}"), EVER)
-    events, numbers = lane_events(lane, history)
+    events, known = lane_events(lane, history)
     del history
-    keys, place = dense_keys([rows["entity_id"]])
-    query = np.array([numbers.get(key, -1) for key in keys], np.int64)[place]
+    query = Keys.of([rows["entity_id"]]).among(known)
     yield lambda: {f"windows_{kind}": seconds(lambda: scan(lane.lane, lane.outputs, events, query, t))}
 
 

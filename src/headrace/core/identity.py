@@ -11,6 +11,7 @@ from typing import Any
 from headrace.core.errors import DataError
 
 KEY_LIMIT = 400  # LMDB takes keys of 511 bytes; the rest is for what stands before: store, source, group, day
+TEXT = b"text\0"  # stands before a text that is hashed
 _NUMBER, _TEXT = struct.Struct(">d"), struct.Struct(">cI")
 
 
@@ -46,7 +47,7 @@ def row_hash(row_id: bytes) -> int:
 
 def text_id(text: str) -> int:
     """Return the 63-bit non-negative number that stands for a text in fixed-size records."""
-    return row_hash(b"text\0" + text.encode())
+    return row_hash(TEXT + text.encode())
 
 
 def encode_key(parts: Sequence[Any]) -> bytes | None:

@@ -125,7 +125,7 @@ def _first_told(history: History) -> Ints:
 def _events_table(lane: LanePlan, history: History) -> pa.Table:
     events, keys, kept = lane_versions(lane, history)
     columns = {
-        "key": pa.array(keys, pa.binary()).take(pa.array(events.key)),
+        "key": keys.take(pa.array(events.key)),
         "moment": pa.array(events.moment),
         "arrival": pa.array(events.arrival),
         "until": pa.array(events.until),

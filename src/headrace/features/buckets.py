@@ -40,9 +40,10 @@ from headrace.features.bucket_work import (
     bare_source,
 )
 from headrace.features.history import History, Ints
+from headrace.features.keys import Keys, dense_keys
 from headrace.features.label_plan import TableLabel
 from headrace.features.lane_plan import LanePlan
-from headrace.features.offline import Keys, LaneAnswers, dense_keys, fill_queries, refuse_missing
+from headrace.features.offline import LaneAnswers, fill_queries, refuse_missing
 from headrace.features.past import HistoryPast, OwnRows, RowsAsked, WholePast
 from headrace.features.plan import DatasetPlan, FeaturePlan
 from headrace.features.record import NULL
@@ -180,10 +181,10 @@ class BucketedPast:
         """Return a lane's outputs for rows at moments `t`, see `Past.ask`."""
         bare, shuffle = self.lanes[lane]
         stored = shuffle.opened()
-        bucket = np.append(hashes_of(keys.distinct) % self.count, self.count)[keys.place]
+        bucket = np.append(hashes_of(keys.distinct.to_pylist()) % self.count, self.count)[keys.place]
         order = np.argsort(bucket, kind="stable")
         ends = np.append(0, np.searchsorted(bucket[order], np.arange(self.count), side="right"))
-        distinct = pa.array([*keys.distinct, None], pa.binary())
+        distinct = pa.concat_arrays([keys.distinct, pa.nulls(1, pa.binary())])
 
         def read(place: int) -> Tables:
             rows = order[ends[place] : ends[place + 1]]

@@ -1,6 +1,6 @@
-"""Find out quickly whether any two of many records are equal: mostly none are, and then there is nothing to sort.
+"""Hash many records at once: to number them, or to find out quickly whether any two are equal.
 
-Records are hashed to 64 bits by the kernel; where no two hashes are equal, no two records are.
+Mostly none are, and then there is nothing to sort: where no two hashes of 64 bits are equal, no two records are.
 """
 
 from __future__ import annotations
@@ -27,6 +27,21 @@ def certainly_distinct(texts: pa.ChunkedArray) -> bool:
             loaded_kernel().hash_texts(0 if data is None else data.address, first, len(chunk), place)
         at += len(chunk)
     return not _any_equal(hashes)
+
+
+def hashed_ids(prefix: bytes, texts: pa.Array | pa.ChunkedArray) -> Ints:
+    """Return `core.identity.row_hash` of each of some texts or byte strings (no nulls) behind a prefix."""
+    hashes = np.empty(len(texts), np.int64)
+    at = 0
+    for chunk in texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]:
+        texts_here = chunk.cast(pa.binary())
+        _, offsets, data = texts_here.buffers()
+        if len(chunk):
+            first, place = offsets.address + 4 * texts_here.offset, hashes[at:].ctypes.data
+            data_at = 0 if data is None else data.address
+            loaded_kernel().hash_ids(prefix, len(prefix), data_at, first, len(chunk), place)
+        at += len(chunk)
+    return hashes
 
 
 def equal_rows(key: Ints, moment: Ints, arrival: Ints) -> Ints:

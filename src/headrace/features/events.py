@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from headrace.core.expressions import Column, Moment, columns_of, per_row
 from headrace.core.identity import encode_key, text_id
 from headrace.core.time import civil_time
@@ -31,6 +34,20 @@ class LaneEvent(NamedTuple):
 def text_key(identity: int) -> bytes:
     """Return under which key a text stands that events refer to by id."""
     return b"T" + identity.to_bytes(8, "big")
+
+
+def text_keys(identities: NDArray[np.int64]) -> list[bytes]:
+    """Return `text_key` of many."""
+    joined = marked("T", identities).tobytes()
+    return [joined[at : at + 9] for at in range(0, len(joined), 9)]
+
+
+def marked(mark: str, values: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Return each integer in 8 bytes, big endian, behind a character: a row of 9 bytes each."""
+    coded = np.empty((len(values), 9), np.uint8)
+    coded[:, 0] = ord(mark)
+    coded[:, 1:] = values.astype(">i8").view(np.uint8).reshape(-1, 8)
+    return coded
 
 
 def head_keys(keys: Iterable[bytes]) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from headrace.core.errors import UnknownColumn, did_you_mean
@@ -116,10 +117,10 @@ def explain_row(
 
 @dataclass(frozen=True, eq=False)
 class _Log:
-    """Hold a lane's events, the number of each key, and the texts behind the ids."""
+    """Hold a lane's events, the keys by number, and the texts behind the ids."""
 
     events: LaneEvents
-    numbers: dict[bytes, int]
+    keys: pa.Array
     texts: dict[int, str]
 
 
@@ -132,7 +133,7 @@ def _log(logs: dict[bytes, _Log], lane: LanePlan, histories: Mapping[str, Histor
 
 
 def _explain(lane: LanePlan, output: int, log: _Log, key: bytes, t: int, name: str) -> FeatureExplanation:
-    events, number = log.events, log.numbers.get(key, -1) if key else -1
+    events, number = log.events, log.keys.index(pa.scalar(key, pa.binary())).as_py() if key else -1
     back = t if lane.zone is None else civil_time(t, lane.zone)
     one = np.array([number]), np.array([t])
     words, status, folds = scan(lane.lane, lane.outputs, events, *one, query_at=np.array([back]))

@@ -10,7 +10,7 @@ import pyarrow as pa
 from headrace.core.expressions import COMPARE
 from headrace.features.dataset import Grid
 from headrace.features.history import Ints
-from headrace.features.offline import Keys
+from headrace.features.keys import Keys
 from headrace.features.record import OK
 from headrace.sources.zones import civil_times, localise
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -13,8 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from headrace.core.expressions import Column
-from headrace.core.identity import row_hash, text_id
-from headrace.features.equal import certainly_distinct
+from headrace.features.equal import certainly_distinct, hashed_ids
 from headrace.features.rows import ABSENT
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID
@@ -38,8 +37,6 @@ class History:
     row: Ints
     arrival: Ints
     single: bool = False
-    hashes: dict[int, int] = field(default_factory=dict)
-    texts: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def build(cls, source: SourceDefinition, reveals: pa.Table, as_of: int) -> History:
@@ -84,18 +81,8 @@ class History:
 
     def row_hashes(self, versions: Ints) -> Ints:
         """Return the tie-breaking hash of the row of each of some versions, the same as the stream's."""
-        firsts = self.first[versions]
-        missing = [place for place in np.unique(firsts).tolist() if place not in self.hashes]
-        ids = self.table[ROW_ID].take(pa.array(self.order[missing])).to_pylist()
-        prefix = row_prefix(self.source.name)
-        self.hashes.update((place, row_hash(prefix + row)) for place, row in zip(missing, ids, strict=True))
-        return np.array([self.hashes[place] for place in firsts.tolist()], np.int64)
-
-    def text_ids(self, texts: Sequence[str]) -> list[int]:
-        """Return the numbers that stand for some texts."""
-        known = self.texts
-        known.update((text, text_id(text)) for text in texts if text not in known)
-        return [known[text] for text in texts]
+        ids = self.table[ROW_ID].take(pa.array(self.order[self.first[versions]]))
+        return hashed_ids(row_prefix(self.source.name), ids)
 
     def origin(self, column: Column[Any]) -> Ints:
         """Return, for each version, the place of the reveal that states the column's value; -1 if none has."""
@@ -143,10 +130,11 @@ class History:
         cells, newest = {}, np.full(len(self), ABSENT)
         for column in columns:
             origin = self.origin(column)
-            cells[column.name] = self._cells(column, origin)
             if self.single and origin is self.row:
-                newest = self.arrival
-            elif len(self):
+                cells[column.name], newest = self.table[column.name], self.arrival
+                continue
+            cells[column.name] = self._cells(column, origin)
+            if len(self):
                 newest = np.maximum(newest, np.where(origin >= 0, self.arrival[np.maximum(origin, 0)], ABSENT))
         return pa.table(cells), newest
 

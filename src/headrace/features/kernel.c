@@ -9,6 +9,7 @@
  * int64). Events stand in the order (moment, arrival, row hash).
  */
 #define _DEFAULT_SOURCE /* madvise */
+#include "blake2b.h"
 #include "exact.h"
 #include "order.h"
 #include "sketch.h"
@@ -730,14 +731,32 @@ int64_t read_head(Lane *lane, const int64_t *head, int64_t bytes, int64_t t, int
   return go_on(lane);
 }
 
-/* Read n heads (NULL: there is none) one after the other, results `width` words apart. Mark those that need blocks or are
- * damaged, which are left to `read_head`, and return how many they are. */
-int64_t read_heads(Lane *lane, int64_t n, const int64_t *const *head, const int64_t *bytes, int64_t t, int64_t at,
-                   int64_t *words, uint8_t *status, int64_t width, uint8_t *left) {
+/* What a row is read with: each reader's lane, which of the row's keys it reads (ascending), where its results begin. */
+typedef struct {
+  int64_t readers, keys;
+  Lane *const *lane;
+  const int64_t *key, *place;
+} Readers;
+
+/* Read n rows' heads, which stand one behind the other (0 bytes: there is none; -1: there is no key, so nothing is read),
+ * results `width` words apart. `back` says from where each reader's windows reach back (NULL: from t). `left` gets what
+ * `read_head` returned for each row and reader; return how many of them need blocks or are damaged, or stand behind a
+ * damaged one of no whole words. Only of a single row can the reads be gone on with, since the next row takes the readers. */
+int64_t read_rows(const Readers *with, int64_t n, const uint8_t *heads, const int64_t *bytes, int64_t t,
+                  const int64_t *back, int64_t width, int64_t *words, uint8_t *status, int64_t *left) {
   int64_t found = 0;
-  for (int64_t i = 0; i < n; i++) {
-    left[i] = read_head(lane, head[i], bytes[i], t, at, words + i * width, status + i * width) != 0;
-    found += left[i];
+  for (int64_t i = 0; i < n; i++, bytes += with->keys, left += with->readers) {
+    int64_t key = 0;
+    for (int64_t r = 0; r < with->readers; r++) {
+      for (; key < with->key[r]; key++) heads += bytes[key] > 0 ? bytes[key] : 0;
+      const int64_t *head = bytes[key] > 0 ? (const int64_t *)(const void *)heads : NULL;
+      int64_t at = back ? back[r] : t, place = i * width + with->place[r];
+      if (bytes[key] < 0) left[r] = 0;
+      else if ((uintptr_t)head & 7) left[r] = CORRUPT;
+      else left[r] = read_head(with->lane[r], head, bytes[key], t, at, words + place, status + place);
+      found += left[r] != 0;
+    }
+    for (; key < with->keys; key++) heads += bytes[key] > 0 ? bytes[key] : 0;
   }
   return found;
 }
@@ -1295,6 +1314,18 @@ void hash_texts(const uint8_t *data, const int32_t *offset, int64_t n, uint64_t 
       state = mixed(state ^ word) + word;
     }
     hash[i] = mixed(state);
+  }
+}
+
+/* Hash n texts, each behind the same prefix, as `core.identity.row_hash` does. */
+void hash_ids(const uint8_t *prefix, int64_t length, const uint8_t *data, const int32_t *offset, int64_t n, int64_t *hash) {
+  Blake begun, state;
+  blake_begin(&begun);
+  blake_add(&begun, prefix, length);
+  for (int64_t i = 0; i < n; i++) {
+    state = begun;
+    blake_add(&state, data + offset[i], offset[i + 1] - offset[i]);
+    hash[i] = (int64_t)(blake_end(&state) >> 1);
   }
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from headrace.core.errors import DataError
 from headrace.core.expressions import Column, Moment, columns_of, on_table
-from headrace.core.identity import encode_key
-from headrace.features.equal import equal_rows
+from headrace.core.identity import TEXT
+from headrace.features.equal import equal_rows, hashed_ids
 from headrace.features.fold import Folder
 from headrace.features.history import NEVER, History, Ints
+from headrace.features.keys import Keys, dense_keys
 from headrace.features.lane_plan import LanePlan
 from headrace.features.online import call, fills_of
 from headrace.features.plan import BindingPlan, FeaturePlan
@@ -52,22 +53,6 @@ class Values:
         return pa.table(columns)
 
 
-class Keys(NamedTuple):
-    """Hold the distinct encoded keys of rows, and for each row the place of its own, -1 where a part is null."""
-
-    distinct: list[bytes]
-    place: Ints
-
-    @classmethod
-    def of(cls, columns: Sequence[pa.ChunkedArray]) -> Keys:
-        """Encode the keys that stand in some columns."""
-        return cls(*dense_keys(columns))
-
-    def numbered(self, numbers: Mapping[bytes, int]) -> Ints:
-        """Return the number that events give each row's key, -1 where they have none."""
-        return np.array([*(numbers.get(key, -1) for key in self.distinct), -1], np.int64)[self.place]
-
-
 class LaneAnswers(NamedTuple):
     """Hold what a lane says of rows: words and statuses, each (rows, outputs), and the texts of outputs that are texts."""
 
@@ -98,11 +83,11 @@ class Histories:
         """Return a lane's outputs for rows at moments `t`, see `Past.ask`."""
         history = self.histories[lane.source.name]
         if as_of is None and only_newest(lane, history):
-            events, numbers = placed_versions(lane, history)
-            return newest_of(lane, history, events, keys.numbered(numbers), t)
-        events, numbers = lane_events(lane, history)
+            events, known = placed_versions(lane, history)
+            return newest_of(lane, history, events, keys.among(known), t)
+        events, known = lane_events(lane, history)
         texts = texts_by_id(lane, history) if tells_texts(lane) else {}
-        return answers(lane, events, keys.numbered(numbers), t, texts, as_of=as_of)
+        return answers(lane, events, keys.among(known), t, texts, as_of=as_of)
 
 
 def tells_texts(lane: LanePlan) -> bool:
@@ -241,68 +226,20 @@ def as_words(array: pa.Array) -> Ints:
     return words
 
 
-def dense_keys(columns: Sequence[pa.ChunkedArray]) -> tuple[list[bytes], Ints]:
-    """Return the distinct encoded keys, and for each row the place of its key; -1 where a part is null."""
-    if len(columns) == 1:
-        encoded = columns[0].combine_chunks().dictionary_encode()
-        place = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
-        if encoded.dictionary.type == pa.int64():
-            return integer_keys(encoded.dictionary.to_numpy()), place
-        return [encode_key([part]) or b"" for part in encoded.dictionary.to_pylist()], place
-    codes = np.zeros(len(columns[0]), np.int64)
-    null = np.zeros(len(codes), bool)
-    dictionaries = []
-    for column in columns:
-        encoded = column.combine_chunks().dictionary_encode()
-        null |= column.is_null().to_numpy()
-        part = pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False).astype(np.int64)
-        codes = codes * max(len(encoded.dictionary), 1) + part
-        dictionaries.append(encoded.dictionary.to_pylist())
-    distinct, known = np.unique(codes[~null], return_inverse=True)
-    place = np.full(len(codes), -1, np.int64)
-    place[~null] = known
-    keys = []
-    for code in distinct.tolist():
-        parts = []
-        for dictionary in reversed(dictionaries):
-            code, at = divmod(code, max(len(dictionary), 1))
-            parts.append(dictionary[at] if dictionary else None)
-        keys.append(encode_key(parts[::-1]) or b"")
-    return keys, place
-
-
-def integer_keys(values: Ints) -> list[bytes]:
-    """Return `encode_key` of many integers."""
-    coded = np.empty((len(values), 9), np.uint8)
-    coded[:, 0] = ord("i")
-    coded[:, 1:] = values.astype(">i8").view(np.uint8).reshape(-1, 8)
-    joined = coded.tobytes()
-    return [joined[at : at + 9] for at in range(0, len(joined), 9)]
-
-
-def lane_events(plan: LanePlan, history: History, *, hashed: bool = False) -> tuple[LaneEvents, dict[bytes, int]]:
-    """Return a lane's event versions, each with the span of arrivals in which it held, and the number of each key.
-
-    With `hashed` every event has its row's hash, as the online state needs it, else only where that breaks a tie.
-    """
+def lane_events(plan: LanePlan, history: History) -> tuple[LaneEvents, pa.Array]:
+    """Return a lane's event versions, each with the span of arrivals in which it held, and the keys by number."""
     events, keys, kept = lane_versions(plan, history)
-    _break_ties(events, history, kept, hashed=hashed)
-    return events, {k: i for i, k in enumerate(keys)}
+    _break_ties(events, history, kept)
+    return events, keys
 
 
-def lane_versions(plan: LanePlan, history: History) -> tuple[LaneEvents, list[bytes], Ints]:
+def lane_versions(plan: LanePlan, history: History) -> tuple[LaneEvents, pa.Array, Ints]:
     """Return a lane's event versions without their rows' hashes, the keys by number, and each one's place in the history."""
     reads = tuple(sorted(plan.reads, key=lambda c: plan.source.index[c]))
     table, arrival = history.read(reads)
     keys, key, moment, valid = _placed(plan, table)
-    columns = [on_table(v, table).combine_chunks() for v in plan.values]
-    nulls = np.zeros((len(key), len(columns)), bool)
-    words = _words(plan, history, columns, len(key))
-    for i, column in enumerate(columns):
-        if column.null_count:
-            nulls[:, i] = column.is_null().to_numpy(zero_copy_only=False)
-            words[nulls[:, i], i] = 0
-    if not plan.keeps_nulls and all(column.null_count for column in columns):
+    words, nulls = values_on(plan, table)
+    if not plan.keeps_nulls and nulls.any(axis=0).all():
         valid &= ~nulls.all(axis=1)
     if plan.on is not None:
         words, nulls = np.column_stack([words, moment]), np.column_stack([nulls, np.zeros(len(key), bool)])
@@ -312,7 +249,7 @@ def lane_versions(plan: LanePlan, history: History) -> tuple[LaneEvents, list[by
     return _events(kept, until, [key, moment, arrival, words, nulls]), keys, kept
 
 
-def _placed(plan: LanePlan, table: pa.Table) -> tuple[list[bytes], Ints, Ints, NDArray[np.bool_]]:
+def _placed(plan: LanePlan, table: pa.Table) -> tuple[pa.Array, Ints, Ints, NDArray[np.bool_]]:
     """Return the keys by number, and each version's key, moment and whether it may be an event of the lane."""
     keys, key = dense_keys([table[c.name] for c in plan.entity])
     moment, valid = moments_on(plan.moment, table)
@@ -331,11 +268,26 @@ def _events(kept: Ints, until: Ints, columns: Sequence[NDArray[Any]]) -> LaneEve
     return LaneEvents(key=key, moment=moment, arrival=arrival, until=until, row=row, words=words, nulls=nulls)
 
 
-def _break_ties(events: LaneEvents, history: History, kept: Ints, *, hashed: bool = False) -> None:
-    """Give events their rows' hashes: those that nothing else puts in order, or with `hashed` all."""
-    tied = np.arange(len(kept)) if hashed else equal_rows(events.key, events.moment, events.arrival)
+def _break_ties(events: LaneEvents, history: History, kept: Ints) -> None:
+    """Give events their rows' hashes where nothing else puts them in order."""
+    tied = equal_rows(events.key, events.moment, events.arrival)
     if len(tied):
         events.row[tied] = history.row_hashes(kept[tied])
+
+
+def bare_versions(plan: LanePlan, history: History) -> tuple[LaneEvents, pa.Array, Ints]:
+    """Return a lane's `lane_versions` without values, of a single history where events stand at their moments."""
+    reads = tuple(sorted(plan.reads, key=lambda c: plan.source.index[c]))
+    table, arrival = history.read(reads)
+    keys, key, moment, valid = _placed(plan, table)
+    if not plan.keeps_nulls:
+        missing = np.ones(len(key), bool)
+        for column in (on_table(v, table) for v in plan.values):
+            missing &= column.is_null().to_numpy() if column.null_count else False
+        valid &= ~missing
+    kept, until = _runs(history, valid, [])
+    nothing = np.zeros((len(key), 0), np.int64)
+    return _events(kept, until, [key, moment, arrival, nothing, nothing.astype(bool)]), keys, kept
 
 
 def only_newest(plan: LanePlan, history: History) -> bool:
@@ -349,8 +301,8 @@ def only_newest(plan: LanePlan, history: History) -> bool:
     return plan.lane.state or all(isinstance(v, Column) and history.complete(v) for v in plan.values)
 
 
-def placed_versions(plan: LanePlan, history: History) -> tuple[LaneEvents, dict[bytes, int]]:
-    """Return a lane's events of a single history with their versions instead of values, and the number of each key."""
+def placed_versions(plan: LanePlan, history: History) -> tuple[LaneEvents, pa.Array]:
+    """Return a lane's events of a single history with their versions instead of values, and the keys by number."""
     exprs = [*plan.entity, *([] if plan.where is None else [plan.where])]
     reads = dict.fromkeys([c for e in exprs for c in columns_of(e)] + [c for c, _ in plan.moment.terms])
     table, _ = history.read(tuple(reads))
@@ -359,7 +311,7 @@ def placed_versions(plan: LanePlan, history: History) -> tuple[LaneEvents, dict[
     places, nulls = history.row.reshape(-1, 1), np.zeros((len(history), 1), bool)
     events = _events(kept, until, [key, moment, history.arrival, places, nulls])
     _break_ties(events, history, kept)
-    return events, {k: i for i, k in enumerate(keys)}
+    return events, keys
 
 
 def newest_of(plan: LanePlan, history: History, events: LaneEvents, query: Ints, t: Ints) -> LaneAnswers:
@@ -402,29 +354,37 @@ def _positions(on: Moment, zone: str | None, table: pa.Table) -> tuple[Ints, NDA
 
 def texts_by_id(plan: LanePlan, history: History) -> dict[int, str]:
     """Return the texts that a lane's events refer to by id."""
-    known: dict[int, str] = {}
+    parts = numbered_texts(plan, history)
+    return {i: text for ids, texts in parts for i, text in zip(ids.tolist(), texts.to_pylist(), strict=True)}
+
+
+def numbered_texts(plan: LanePlan, history: History) -> Iterator[tuple[Ints, pa.Array]]:
+    """Yield, for each value of a lane that is a text, the ids of the texts that there are, and these."""
     for value, kind in zip(plan.values, plan.lane.values, strict=False):
         if kind is ValueType.REF:
             # Reveals may each state a part of what an expression reads: only versions have all of it.
             table = history.table if isinstance(value, Column) else history.read(columns_of(value))[0]
-            texts = pc.unique(on_table(value, table)).to_pylist()
-            there = [text for text in texts if text is not None]
-            known.update(zip(history.text_ids(there), there, strict=True))
-    return known
+            texts = pc.drop_null(pc.unique(on_table(value, table)))
+            yield hashed_ids(TEXT, texts), texts
 
 
-def _words(plan: LanePlan, history: History, columns: Sequence[pa.Array], n: int) -> Ints:
-    found = np.zeros((n, len(columns)), np.int64)
-    for i, (array, kind) in enumerate(zip(columns, plan.lane.values, strict=False)):
+def values_on(plan: LanePlan, table: pa.Table) -> tuple[Ints, NDArray[np.bool_]]:
+    """Return a lane's values of each row of a table, and where they are null; one column is unpacked at a time."""
+    words = np.zeros((table.num_rows, len(plan.values)), np.int64)
+    nulls = np.zeros(words.shape, bool)
+    for i, (value, kind) in enumerate(zip(plan.values, plan.lane.values, strict=False)):
+        array = on_table(value, table).combine_chunks()
         if kind is ValueType.REF:
             encoded = array.dictionary_encode()
-            ids = np.array(history.text_ids(encoded.dictionary.to_pylist()) or [0], np.int64)
-            found[:, i] = ids[pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False)]
-        elif kind is ValueType.FLOAT:
-            found[:, i] = as_words(array.cast(pa.float64()))
+            ids = hashed_ids(TEXT, encoded.dictionary)
+            places = pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False)
+            words[:, i] = (ids if len(ids) else np.zeros(1, np.int64))[places]
         else:
-            found[:, i] = as_words(array)
-    return found
+            words[:, i] = as_words(array.cast(pa.float64()) if kind is ValueType.FLOAT else array)
+        if array.null_count:
+            nulls[:, i] = array.is_null().to_numpy(zero_copy_only=False)
+            words[nulls[:, i], i] = 0
+    return words, nulls
 
 
 def _runs(history: History, valid: NDArray[np.bool_], columns: Sequence[NDArray[Any]]) -> tuple[Ints, Ints]:

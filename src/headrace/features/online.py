@@ -15,6 +15,7 @@ from headrace.features.definition import OnDemand
 from headrace.features.events import text_key
 from headrace.features.fold import Folder
 from headrace.features.plan import BindingPlan, FeaturePlan, FunctionPlan
+from headrace.features.reads import RowReader
 from headrace.features.record import NO_KEY, NULL, OK, FeatureTable, FeatureVector
 from headrace.features.windows import Bytes, Ints, OnlineLane
 
@@ -30,9 +31,10 @@ class _Binding:
     def __init__(self, plan: BindingPlan, places: Sequence[int]) -> None:
         self.places = tuple(places)
         self.lanes, self.folds, at = [], [], plan.offset
+        self.prefixes, self.absent = [lane.prefix for lane in plan.lanes], [None] * len(plan.lanes)
         for lane in plan.lanes:
             online = OnlineLane(lane.lane, lane.outputs)
-            self.lanes.append((lane.prefix, online, at, lane.zone))
+            self.lanes.append((online, at, lane.zone))
             folds = [(i, Folder(lane, i)) for i, output in enumerate(lane.outputs) if output.aggregate == "fold"]
             if folds:
                 self.folds.append((online, at, folds))
@@ -43,7 +45,8 @@ class _Binding:
 
     def key(self, row: Sequence[Any]) -> bytes | None:
         """Return the encoded key of a row; the newest ones are remembered, since encoding costs more than a look-up."""
-        parts = row[self.places[0]] if len(self.places) == 1 else tuple([row[p] for p in self.places])
+        places = self.places
+        parts = row[places[0]] if len(places) == 1 else tuple([row[p] for p in places])
         found = self.keys.get(parts, b"")
         if found == b"":
             if len(self.keys) >= KEYS_CACHED:
@@ -83,8 +86,12 @@ class OnlineFeatures(Generic[P]):
         texts = [i for i, c in enumerate(plan.columns) if c.dtype == "str"]
         self.text_place = {i: place for place, i in enumerate(texts)}
         self.vector.texts = [None] * len(texts)
-        self.lane_texts = [i for i in texts if plan.columns[i].origin in ("latest", "window")]
+        self.lane_texts = [(i, p) for i, p in self.text_place.items() if plan.columns[i].origin in ("latest", "window")]
+        lanes = [lane for binding in self.bindings for lane in binding.lanes]
+        self.lanes = RowReader(lanes, self.vector.words, self.vector.status)
+        self.word, self.state = self.vector.words.data, self.vector.status.data  # quicker than arrays
         self.known_texts: dict[int, str] = {}  # what an id stands for never changes
+        self.folded = any(binding.folds for binding in self.bindings)
         self.fills = fills_of(plan)
         self.nan = np.array([np.nan]).view(np.int64)[0]
         self.blank = np.array([self.nan if c.dtype == "float" else 0 for c in plan.columns], np.int64)
@@ -106,8 +113,8 @@ class OnlineFeatures(Generic[P]):
                 words[i], status[i] = word, OK
         for i, place, dtype in self.row:
             self._set(i, row[place], dtype)
-        for i in self.lane_texts:
-            self._look_up(get, i)
+        if self.lane_texts:
+            self._look_up(get)
         for function in self.plan.functions:
             self._set(function.index, self._call(function, row), function.function.dtype)
         return self.vector
@@ -115,7 +122,7 @@ class OnlineFeatures(Generic[P]):
     def heads(self, row: Sequence[Any]) -> list[bytes]:
         """Return the keys that a read of the row begins with."""
         keys = [(binding, binding.key(row)) for binding in self.bindings]
-        return [prefix + key for binding, key in keys if key is not None for prefix, _, _, _ in binding.lanes]
+        return [prefix + key for binding, key in keys if key is not None for prefix in binding.prefixes]
 
     def guess(self, row: Sequence[Any]) -> list[bytes]:
         """Return the keys that a read of the row begins with, and those that the one before went on to."""
@@ -134,20 +141,20 @@ class OnlineFeatures(Generic[P]):
         for binding in self.bindings:
             key = binding.key(row)
             if key is not None:
-                for prefix, lane, _, zone in binding.lanes:
+                for prefix, (lane, _, zone) in zip(binding.prefixes, binding.lanes, strict=True):
                     back = t if zone is None else civil_time(t, zone)
                     lacking = lane.missing(held, prefix + key, t, back)
                     if lacking:
                         self._follow(prefix + key, [*lane.blocks(held, prefix + key, back), *lacking])
                         found += lacking
-        if found or not (self.lane_texts or any(binding.folds for binding in self.bindings)):
+        if found or not (self.lane_texts or self.folded):
             return found
         try:
             self._read_lanes(held.__getitem__, row, t)
         except KeyError as error:  # a text that a fold takes
             return [error.args[0]]
-        words, status = self.vector.words, self.vector.status
-        unknown = [int(words[i]) for i in self.lane_texts if status[i] == OK and int(words[i]) not in self.known_texts]
+        found_ids = [self.word[i] for i, _ in self.lane_texts if self.state[i] == OK]
+        unknown = [identity for identity in found_ids if identity not in self.known_texts]
         lacking = [key for key in map(text_key, unknown) if key not in held]
         if lacking:
             first = self.heads(row)[0]
@@ -162,14 +169,26 @@ class OnlineFeatures(Generic[P]):
 
     def _read_lanes(self, get: Get, row: Sequence[Any], t: int) -> None:
         words, status = self.vector.words, self.vector.status
+        keys: list[bytes | None] = []
         for binding in self.bindings:
             key = binding.key(row)
             if key is None:
                 words[binding.span] = self.blank[binding.span]
                 status[binding.span] = NO_KEY
+                keys += binding.absent
+            else:
+                keys += [prefix + key for prefix in binding.prefixes]
+        self.lanes.read(get, keys, t)
+        if self.keep or self.folded:
+            self._finish(get, row, t)
+
+    def _finish(self, get: Get, row: Sequence[Any], t: int) -> None:
+        """Fold what folds take, and remember what was read."""
+        words, status = self.vector.words, self.vector.status
+        for binding in self.bindings:
+            key = binding.key(row)
+            if key is None:
                 continue
-            for prefix, lane, at, zone in binding.lanes:
-                lane.read_into(get, prefix + key, t, words, status, at, t if zone is None else civil_time(t, zone))
             for lane, at, folds in binding.folds:
                 self._fold(get, lane, at, folds)
             if self.keep:
@@ -197,7 +216,7 @@ class OnlineFeatures(Generic[P]):
             Corrupt: stored bytes are damaged.
         """
         found = FeatureTable(self.columns, *_tables(len(rows), len(self.columns)), [])
-        if not rows or self.row or self.plan.functions or any(binding.folds for binding in self.bindings):
+        if not rows or self.row or self.plan.functions or self.folded:
             texts = []
             for i, row in enumerate(rows):
                 vector = self.read(get, row, t)
@@ -205,38 +224,34 @@ class OnlineFeatures(Generic[P]):
                 texts.append(tuple(vector.texts))
             found.texts += [list(column) for column in zip(*texts, strict=True)] or [[] for _ in self.text_place]
             return found
-        keys: dict[tuple[int, ...], list[bytes | None]] = {}
-        for binding in self.bindings:
-            if binding.places not in keys:
-                keys[binding.places] = [binding.key(row) for row in rows]
-            self._read_binding(get, binding, keys[binding.places], t, found)
+        self.lanes.read_rows(get, self._keys(rows, found), t, found.words, found.status)
         for i, word in self.fills:
             missing = found.status[:, i] == NULL
             found.words[missing, i], found.status[missing, i] = word, OK
-        for i in self.lane_texts:
-            states, words = found.status[:, i].tolist(), found.words[:, i].tolist()
-            found.texts.append(
-                [self._text(get, word) if state == OK else None for word, state in zip(words, states, strict=True)]
-            )
+        for i, _ in self.lane_texts:
+            there = found.status[:, i] == OK
+            found.texts.append(self._texts(get, found.words[:, i].tolist(), None if there.all() else there.tolist()))
             found.words[:, i] = 0
         return found
 
-    def _read_binding(
-        self, get: Get, binding: _Binding, keys: Sequence[bytes | None], t: int, found: FeatureTable
-    ) -> None:
-        there = [key for key in keys if key is not None]
-        part = (
-            found
-            if len(there) == len(keys)
-            else FeatureTable(self.columns, *_tables(len(there), len(self.columns)), [])
-        )
-        for prefix, lane, at, zone in binding.lanes:
-            back = t if zone is None else civil_time(t, zone)
-            lane.read_many(get, [prefix + key for key in there], t, part.words, part.status, at, back)
-        if part is not found:
-            span, known = binding.span, np.array([key is not None for key in keys], bool)
-            found.words[known, span], found.status[known, span] = part.words[:, span], part.status[:, span]
-            found.words[~known, span], found.status[~known, span] = self.blank[span], NO_KEY
+    def _keys(self, rows: Sequence[Sequence[Any]], found: FeatureTable) -> list[bytes | None]:
+        """Return every row's keys, as many as there are lanes; of bindings without a key the results are written."""
+        if len({binding.places for binding in self.bindings}) == 1:
+            mine = [self.bindings[0].key(row) for row in rows]
+            if None not in mine:
+                prefixes = [prefix for binding in self.bindings for prefix in binding.prefixes]
+                return [prefix + key for key in mine for prefix in prefixes if key is not None]
+        keys: list[bytes | None] = []
+        for i, row in enumerate(rows):
+            for binding in self.bindings:
+                key = binding.key(row)
+                if key is None:
+                    found.words[i, binding.span] = self.blank[binding.span]
+                    found.status[i, binding.span] = NO_KEY
+                    keys += binding.absent
+                else:
+                    keys += [prefix + key for prefix in binding.prefixes]
+        return keys
 
     def _fold(self, get: Get, lane: OnlineLane, at: int, folds: Sequence[tuple[int, Folder]]) -> None:
         words, status, taken = self.vector.words, self.vector.status, lane.folds()
@@ -264,15 +279,27 @@ class OnlineFeatures(Generic[P]):
             self.vector.words[i] = value
         self.vector.status[i] = OK
 
-    def _look_up(self, get: Get | None, i: int) -> None:
-        text = None
-        if self.vector.status[i] == OK:
-            text = self._text(get, int(self.vector.words[i]))
-        self.vector.texts[self.text_place[i]] = text
-        self.vector.words[i] = 0
+    def _look_up(self, get: Get | None) -> None:
+        """Put texts in the place of their ids."""
+        texts, word, state = self.vector.texts, self.word, self.state
+        for i, place in self.lane_texts:
+            text = None
+            if state[i] == OK:
+                text = self.known_texts.get(word[i])
+                if text is None and get is not None:
+                    text = self._stored_text(get, word[i])
+            texts[place], word[i] = text, 0
 
-    def _text(self, get: Get | None, identity: int) -> str | None:
-        return self.known_texts.get(identity) if get is None else self._stored_text(get, identity)
+    def _texts(self, get: Get, identities: Sequence[int], there: Sequence[bool] | None) -> list[str | None]:
+        """Return what ids stand for, None where there is none."""
+        found = list(map(self.known_texts.get, identities))
+        if there is not None:
+            found = [text if stands else None for text, stands in zip(found, there, strict=True)]
+        if None in found:
+            for i, identity in enumerate(identities):
+                if found[i] is None and (there is None or there[i]):
+                    found[i] = self._stored_text(get, identity)
+        return found
 
     def _stored_text(self, get: Get, identity: int) -> str:
         found = self.known_texts.get(identity)

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from headrace.core.expressions import Column, Expr, Moment, columns_of, on_table
 from headrace.features.history import History, Ints
+from headrace.features.keys import dense_keys
 from headrace.features.label_plan import RowLabel
-from headrace.features.offline import Histories, Past, dense_keys, rows_at
+from headrace.features.offline import Histories, Past, rows_at
 from headrace.features.plan import DatasetPlan
 from headrace.features.rows import ABSENT
 from headrace.sources.definition import SourceDefinition

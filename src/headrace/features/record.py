@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +41,14 @@ class FeatureVector:
 
     def __post_init__(self) -> None:
         self.floats = self.words.view(np.float64)
+        n, texts = len(self.columns), 0
+        self._names, self._fine = [column.name for column in self.columns], bytes(n)
+        self._bools = [column.name for column in self.columns if column.dtype == "bool"]
+        places = []  # among the words, the same as floats, and the texts
+        for i, column in enumerate(self.columns):
+            places.append(2 * n + texts if column.dtype == "str" else n + i if column.dtype == "float" else i)
+            texts += column.dtype == "str"
+        self._pick = itemgetter(*places, 0, 0)  # of fewer than two places it would return no tuple
 
     def counts(self) -> dict[str, int]:
         """Count the features by status: `{"OK": 28, "NULL": 3}`."""
@@ -48,17 +57,14 @@ class FeatureVector:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the features as plain values by name; null is None."""
-        texts = iter(self.texts)
-        found: dict[str, Any] = {}
-        values = zip(self.columns, self.words.tolist(), self.floats.tolist(), self.status.tolist(), strict=True)
-        for column, word, number, status in values:
-            dtype = column.dtype
-            if dtype == "str":
-                found[column.name] = next(texts)
-            elif status != OK:
-                found[column.name] = None
-            else:
-                found[column.name] = number if dtype == "float" else bool(word) if dtype == "bool" else word
+        if not self._names:
+            return {}
+        picked = self._pick([*self.words.tolist(), *self.floats.tolist(), *self.texts])
+        found: dict[str, Any] = dict(zip(self._names, picked, strict=False))
+        for name in self._bools:
+            found[name] = bool(found[name])
+        if self.status.tobytes() != self._fine:
+            found |= {name: None for name, state in zip(self._names, self.status.tolist(), strict=True) if state != OK}
         return found
 
 

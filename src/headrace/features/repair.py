@@ -10,24 +10,27 @@ from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from headrace.features.events import EventMaker, head_keys, text_key
-from headrace.features.history import NEVER, History
+from headrace.core.expressions import columns_of
+from headrace.features.events import EventMaker, head_keys, text_keys
+from headrace.features.heads import heads_of, holds_at_once
+from headrace.features.history import NEVER, History, row_prefix
 from headrace.features.lane_plan import GroupPlan, LanePlan
 from headrace.features.lanes import ORDER
-from headrace.features.offline import lane_events, texts_by_id
+from headrace.features.offline import bare_versions, lane_versions, numbered_texts, values_on
 from headrace.features.plan import FeaturePlan
 from headrace.features.rows import RowCodec
 from headrace.features.stream import DATABASE, StreamPath
-from headrace.features.windows import OnlineLane
+from headrace.features.windows import LaneEvents, OnlineLane
 from headrace.sources.record import ROW_ID
 from headrace.storage.keyvalue import Get, KeyValue, Transaction
 
 KEYS_AT_ONCE = 10_000  # to a commit
-NO_EVENTS = (0, 0, 0)
-Span = tuple[int, int, int]  # where a key's events begin and end, and the newest arrival among them
-K = TypeVar("K")
+PUTS_AT_ONCE = 50_000  # to a commit of what is only written
+Ints = NDArray[np.int64]
+S = TypeVar("S", list[bytes], Ints)
 Read = Callable[[], Mapping[str, pa.Table]]
 
 
@@ -46,9 +49,10 @@ def repair(transaction: Transaction, plan: FeaturePlan, read: Read) -> int:
     newest, reveals = StreamPath.newest(transaction.access(DATABASE).get) or 0, read()
     lanes = [lane for group in plan.groups for lane in group.lanes if any(k.startswith(lane.prefix) for k in waiting)]
     for lane, history in _with_histories(lanes, reveals, newest):
-        living, skip = _Living.of(lane, history), len(lane.prefix)
-        keys = [(key, living.spans.get(key[skip:], NO_EVENTS)) for key in waiting if key.startswith(lane.prefix)]
-        living.refill(transaction, keys, settled=False)
+        living, keys = _Living.of(lane, history), [key for key in waiting if key.startswith(lane.prefix)]
+        asked = pa.array([key[len(lane.prefix) :] for key in keys], pa.binary())
+        places = pc.index_in(asked, value_set=living.keys).to_pylist()
+        living.refill(transaction, list(zip(keys, places, strict=True)), settled=False)
     return len(waiting)
 
 
@@ -58,7 +62,8 @@ def backfill(
     """Fill groups with every key's events that had arrived by `newest`; return how many keys there were.
 
     What a killed backfill left is dropped first; what a stream applies while `read` and the filling go on stays, and is
-    never overwritten by what history said of the same row before. `told(done, total)` is called as keys are filled.
+    never overwritten by what history said of the same row before. `told(done, total)` is called as it goes on, with
+    reveals: a source counts once for each lane that reads it.
 
     Raises:
         DataError: a source has no reveals.
@@ -68,24 +73,36 @@ def backfill(
         _drop_old(store, lane, newest)
     with store.read() as snapshot:
         before = StreamPath.commits(snapshot.getter(DATABASE))
-    fillings = [
-        (_Living.of(lane, history), texts_by_id(lane, history))
-        for lane, history in _with_histories(lanes, read(), newest)
-    ]
-    total, done = sum(len(living.spans) for living, _ in fillings), 0
-    for living, texts in fillings:
-        with store.write() as transaction:
-            access = transaction.access(DATABASE)
-            for identity, text in sorted(texts.items()):
-                access.put(text_key(identity), text.encode())
-        for part in _parts(sorted((living.lane.prefix + key, span) for key, span in living.spans.items())):
+        empty = {lane.prefix for lane in lanes if next(iter(snapshot.items(DATABASE, lane.prefix)), None) is None}
+    histories = list(_with_histories(lanes, read(), newest))
+    total, done, keys = sum(len(history) for _, history in histories), 0, 0
+    for lane, history in histories:
+        for rows in _text_rows(lane, history):
+            with store.write() as transaction:
+                transaction.put_many(DATABASE, rows)
+        living, end = _Living.of(lane, history), 0
+        while end < len(living.keys):
+            begin = end
             with store.write() as transaction:
                 get = transaction.access(DATABASE).get
                 settled = StreamPath.commits(get) == before and (StreamPath.newest(get) or newest) <= newest
-                living.refill(transaction, part, settled=settled)
-            done += len(part)
-            told(done, total)
-    return total
+                end = min(begin + (PUTS_AT_ONCE if settled else KEYS_AT_ONCE), len(living.keys))
+                if settled and lane.prefix in empty:
+                    living.fill(transaction, begin, end)
+                else:
+                    numbered = zip(living.named(begin, end), range(begin, end), strict=True)
+                    living.refill(transaction, list(numbered), settled=settled)
+            told(done + len(history) * end // len(living.keys), total)
+        done, keys = done + len(history), keys + len(living.keys)
+    return keys
+
+
+def _text_rows(lane: LanePlan, history: History) -> Iterator[Iterator[tuple[bytes, bytes]]]:
+    """Yield, in parts, under which keys the texts of a lane stand, and these, value by value in the order of the keys."""
+    for ids, texts in numbered_texts(lane, history):
+        for part in _parts(np.argsort(ids), PUTS_AT_ONCE):
+            stored = texts.take(pa.array(part)).cast(pa.binary())
+            yield zip(text_keys(ids[part]), stored.to_pylist(), strict=True)
 
 
 def _with_histories(
@@ -97,8 +114,8 @@ def _with_histories(
     return ((lane, histories[lane.source.name]) for lane in lanes)
 
 
-def _parts(keys: Sequence[K]) -> Iterator[Sequence[K]]:
-    return (keys[start : start + KEYS_AT_ONCE] for start in range(0, len(keys), KEYS_AT_ONCE))
+def _parts(items: S, size: int) -> Iterator[S]:
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _drop_old(store: KeyValue, lane: LanePlan, newest: int) -> None:
@@ -106,7 +123,7 @@ def _drop_old(store: KeyValue, lane: LanePlan, newest: int) -> None:
     online = OnlineLane(lane.lane, lane.outputs)
     with store.read() as snapshot:
         keys = list(head_keys(key for key, _ in snapshot.items(DATABASE, lane.prefix)))
-    for part in _parts(keys):
+    for part in _parts(keys, KEYS_AT_ONCE):
         with store.write() as transaction:
             access = transaction.access(DATABASE)
             transaction.get_many(DATABASE, part)  # of a store over a network: in one round trip
@@ -124,40 +141,88 @@ def _stored(online: OnlineLane, get: Get, key: bytes) -> Iterator[tuple[tuple[in
 
 @dataclass(frozen=True, eq=False)
 class _Living:
-    """Hold a lane's events that hold now, as they are stored; `spans` says which are a key's, `hashes` are of their rows."""
+    """Hold a lane's events that hold now, as `order` puts them: key by key, and then as they follow each other.
+
+    The events of `keys[i]`, which are sorted and stand without the lane's prefix, are from `bounds[i]` to `bounds[i + 1]`.
+    `versions` says from which version of the history each event is. Where these are enough to have its values, `events`
+    holds none.
+    """
 
     lane: LanePlan
     history: History
-    spans: Mapping[bytes, Span]
-    events: bytes
-    hashes: NDArray[np.int64]
+    keys: pa.Array
+    bounds: Ints
+    order: Ints
+    events: LaneEvents
+    versions: Ints
 
     @classmethod
     def of(cls, lane: LanePlan, history: History) -> _Living:
-        """Order a lane's events by key, and then as they follow each other."""
-        events, numbers = lane_events(lane, history, hashed=True)
-        order = np.lexsort((events.row, events.arrival, events.moment, events.key))
-        order = order[events.until[order] == NEVER]
-        stored = np.empty((len(order), 4 + events.words.shape[1]), np.int64)
-        stored[:, 0], stored[:, 1], stored[:, 2] = events.moment[order], events.arrival[order], events.row[order]
-        stored[:, 3] = events.nulls[order] @ (np.int64(1) << np.arange(events.words.shape[1]))
-        stored[:, 4:] = events.words[order]
-        bounds = np.searchsorted(events.key[order], np.arange(len(numbers) + 1))
-        # A key without events gets some neighbour's arrival, which nobody asks for.
-        starts = np.minimum(bounds[:-1], max(len(order) - 1, 0))
-        arrivals = np.maximum.reduceat(stored[:, 1], starts) if len(order) else np.zeros(len(starts), np.int64)
-        held = list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), arrivals.tolist(), strict=True))
-        spans = {key: held[number] for key, number in numbers.items()}
-        return cls(lane, history, spans, stored.tobytes(), stored[:, 2].copy())
+        """Put a lane's events in order."""
+        bare = history.single and lane.on is None
+        events, keys, versions = bare_versions(lane, history) if bare else lane_versions(lane, history)
+        pa.default_memory_pool().release_unused()  # what numbering the keys took
+        ascending = pc.sort_indices(keys)
+        rank = np.empty(len(keys), np.int64)
+        rank[ascending.to_numpy()] = np.arange(len(keys))
+        living = np.flatnonzero(events.until == NEVER)
+        key = rank[events.key[living]]
+        counts = np.bincount(key, minlength=len(keys))
+        if counts.max(initial=0) > 1:
+            rows = history.row_hashes(versions[living])
+            order = np.lexsort((rows, events.arrival[living], events.moment[living], key))
+        else:
+            order = np.argsort(key)
+        bounds = np.concatenate([[0], np.cumsum(counts)])
+        return cls(lane, history, keys.take(ascending), bounds, living[order], events, versions)
 
-    @cached_property
-    def rows(self) -> tuple[NDArray[np.int64], pa.ChunkedArray]:
-        """Return, for each event, the place of its row among row ids, and these."""
-        history = self.history
-        hashes = history.row_hashes(history.lasts)
-        by_hash = np.argsort(hashes)
-        places = by_hash[np.searchsorted(hashes, self.hashes, sorter=by_hash)]
-        return places, history.table[ROW_ID].take(pa.array(history.order[history.lasts]))
+    def named(self, begin: int, end: int) -> list[bytes]:
+        """Return under which keys of the store some heads stand."""
+        prefix = self.lane.prefix
+        return [prefix + key for key in self.keys[begin:end].to_pylist()]
+
+    def fill(self, transaction: Transaction, begin: int, end: int) -> None:
+        """Give keys that the store does not hold their events, all with one call."""
+        online, counts = OnlineLane(self.lane.lane, self.lane.outputs), np.diff(self.bounds[begin : end + 1])
+        events = self._stored(self.order[self.bounds[begin] : self.bounds[end]])
+        heads, keys = heads_of(online.chunks, events, counts), self.named(begin, end)
+        pairs = zip(keys, heads, strict=True)
+        transaction.put_many(DATABASE, [(key, head) for key, head in pairs if head])
+        access, bounds = transaction.access(DATABASE), self.bounds[begin : end + 1] - self.bounds[begin]
+        for i in np.flatnonzero(counts > holds_at_once(online.chunks)).tolist():
+            online.fill(access, keys[i], events[bounds[i] : bounds[i + 1]].tobytes())
+        for key in set(keys).intersection(StreamPath.waiting(transaction)):
+            StreamPath.repaired(access, key)
+
+    def refill(self, transaction: Transaction, keys: Sequence[tuple[bytes, int | None]], *, settled: bool) -> None:
+        """Give keys exactly their living events: history's, but for rows that a stream has changed since, and the stream's.
+
+        Each key comes with its place among `keys`, None if history does not know it. `settled` says that no stream has
+        changed a row since.
+        """
+        access, online = transaction.access(DATABASE), OnlineLane(self.lane.lane, self.lane.outputs)
+        size, waiting = online.chunks.event, set(StreamPath.waiting(transaction))
+        heads = transaction.get_many(DATABASE, [key for key, _ in keys])
+        spans = [
+            np.zeros(0, np.int64) if i is None else self.order[self.bounds[i] : self.bounds[i + 1]] for _, i in keys
+        ]
+        rows = [] if settled else self._row_keys(np.concatenate([np.zeros(0, np.int64), *spans]))
+        stored = iter(transaction.get_many(DATABASE, rows))
+        for (key, _), span, head in zip(keys, spans, heads, strict=True):
+            found = self._stored(span).tobytes()
+            if not settled:
+                each = (found[at : at + size] for at in range(0, len(found), size))
+                held = zip(each, islice(stored, len(span)), strict=True)
+                found = b"".join(event for event, row in held if row is None or self._follows(event, row, key))
+            if head is None:
+                online.fill(access, key, found)
+            else:
+                merged = {ORDER.unpack_from(found, at): found[at : at + size] for at in range(0, len(found), size)}
+                merged |= dict(_stored(online, access.get, key))
+                online.clear(access, key)
+                online.fill(access, key, b"".join(merged[order] for order in sorted(merged)))
+            if key in waiting:
+                StreamPath.repaired(access, key)
 
     @cached_property
     def maker(self) -> EventMaker:
@@ -169,37 +234,27 @@ class _Living:
         """Return what reads stored rows."""
         return RowCodec(self.lane.source.name, [c.dtype for c in self.lane.source.columns])
 
-    def refill(self, transaction: Transaction, keys: Sequence[tuple[bytes, Span]], *, settled: bool) -> None:
-        """Give keys exactly their living events: history's, but for rows that a stream has changed since, and the stream's.
+    def _stored(self, places: Ints) -> Ints:
+        """Return some events as they are stored, a row each."""
+        events, versions = self.events, self.versions[places]
+        if events.words.shape[1] or not self.lane.values:
+            words, nulls = events.words[places], events.nulls[places]
+        else:
+            reads = tuple(dict.fromkeys(c for value in self.lane.values for c in columns_of(value)))
+            words, nulls = values_on(self.lane, self.history.rows(reads, versions))
+        found = np.empty((len(places), 4 + words.shape[1]), np.int64)
+        found[:, 0], found[:, 1] = events.moment[places], events.arrival[places]
+        found[:, 2] = self.history.row_hashes(versions)
+        found[:, 3] = nulls @ (np.int64(1) << np.arange(words.shape[1]))
+        found[:, 4:] = words
+        return found
 
-        `settled` says that no stream has changed a row since.
-        """
-        access, online = transaction.access(DATABASE), OnlineLane(self.lane.lane, self.lane.outputs)
-        size, waiting = online.chunks.event, set(StreamPath.waiting(transaction))
-        heads = transaction.get_many(DATABASE, [key for key, _ in keys])
-        stored = iter([] if settled else transaction.get_many(DATABASE, self._row_keys([span for _, span in keys])))
-        for (key, (first, end, newest)), head in zip(keys, heads, strict=True):
-            found = self.events[first * size : end * size]
-            if not settled:
-                each = (found[at : at + size] for at in range(0, len(found), size))
-                held = zip(each, islice(stored, end - first), strict=True)
-                found = b"".join(event for event, row in held if row is None or self._follows(event, row, key))
-            if head is None:
-                online.fill(access, key, found, newest if settled else None)
-            else:
-                merged = {ORDER.unpack_from(found, at): found[at : at + size] for at in range(0, len(found), size)}
-                merged |= dict(_stored(online, access.get, key))
-                online.clear(access, key)
-                online.fill(access, key, b"".join(merged[order] for order in sorted(merged)))
-            if key in waiting:
-                StreamPath.repaired(access, key)
-
-    def _row_keys(self, spans: Sequence[Span]) -> list[bytes]:
-        """Return under which keys of the store the rows of some spans of events stand."""
-        rows, ids = self.rows
-        places = np.concatenate([np.arange(first, end) for first, end, _ in spans])
-        prefix = b"R" + self.lane.source.name.encode() + b"\0"
-        return [prefix + row for row in ids.take(pa.array(rows[places])).to_pylist()]
+    def _row_keys(self, places: Ints) -> list[bytes]:
+        """Return under which keys of the store the rows of some events stand."""
+        history = self.history
+        ids = history.table[ROW_ID].take(pa.array(history.order[self.versions[places]]))
+        prefix = row_prefix(self.lane.source.name)
+        return [prefix + row for row in ids.to_pylist()]
 
     def _follows(self, event: bytes, row: bytes, key: bytes) -> bool:
         """Tell whether an event still follows from its row as it is stored now."""

@@ -14,9 +14,10 @@ from headrace.features.buckets import Reveals, Spread, lanes_of
 from headrace.features.dataset import Downsample
 from headrace.features.grid import grid_rows
 from headrace.features.history import NEVER, History, Ints
+from headrace.features.keys import Keys
 from headrace.features.label_plan import RowLabel, TableLabel
 from headrace.features.lane_plan import LanePlan
-from headrace.features.offline import Keys, LaneAnswers, OfflineFeatures, Past, Values
+from headrace.features.offline import LaneAnswers, OfflineFeatures, Past, Values
 from headrace.features.past import Floats, HistoryPast, RowsAsked, WholePast
 from headrace.features.plan import DatasetPlan
 from headrace.features.record import OK, TrainingSet, unlabelled

@@ -119,13 +119,14 @@ class _Kernel:
         self.new = _function(short.lane_new, pointer, small, pointer, pointer, small, pointer, small, pointer)
         self.free = _function(short.lane_free, None, pointer)
         self.read_head = _function(short.read_head, word, pointer, data, word, word, word, pointer, pointer)
-        many = word, pointer, pointer, word, word, pointer, pointer, word, pointer
-        self.read_heads = _function(short.read_heads, word, pointer, *many)
+        rows = pointer, word, data, pointer, word, pointer, word, pointer, pointer, pointer
+        self.read_rows = _function(short.read_rows, word, *rows)
         self.read_block = _function(short.read_block, word, pointer, data, word, word)
         self.summarize = _function(short.summarize, word, pointer, data, word, word, pointer)
         self.scan = _function(long.scan, word, pointer, pointer, pointer, word, small, word, pointer, pointer)
         self.pool = _function(short.lane_pool, pointer, pointer, pointer)
         self.hash_texts = _function(long.hash_texts, None, pointer, pointer, word, pointer)
+        self.hash_ids = _function(long.hash_ids, None, data, word, pointer, pointer, word, pointer)
         self.hash_rows = _function(long.hash_rows, None, pointer, pointer, pointer, word, pointer)
         self.any_equal = _function(long.any_equal, word, pointer, word)
 
@@ -212,9 +213,8 @@ class OnlineLane:
         self.chunks = Chunks(lane, self._summarize, seal)
         kernel = loaded_kernel()
         self._head, self._block, self._summary = kernel.read_head, kernel.read_block, kernel.summarize
-        self._heads = kernel.read_heads
         self._views = [_Buffers(lane, self.outputs, view) for view in _views(self.outputs)]
-        self._readers = tuple(view.handle for view in self._views)
+        self.readers = tuple(view.handle for view in self._views)
         self._summaries = _Buffers(lane, ())
         self._writer = self._summaries.handle
         self._entry = ctypes.create_string_buffer(self.chunks.entry)
@@ -278,43 +278,18 @@ class OnlineLane:
         Raises:
             Corrupt: the stored bytes are damaged.
         """
-        if words is not self._into[0] or status is not self._into[1]:
-            self._bind(words, status)
-        self._place = place
-        if place < 0 or place + len(self.outputs) > len(words):
-            raise InternalError("outputs beyond the end of the row", got=place, expected=f"0 to {len(words)}")
+        self.bind(words, status, place)
         head = get(key)
         size, words_at, status_at = (
             0 if head is None else len(head),
             self._words_at + 8 * place,
             self._status_at + place,
         )
-        for reader in self._readers:
+        for reader in self.readers:
             found = self._head(reader, head, size, t, t if at is None else at, words_at, status_at)
             if found:
-                self._read_blocks(reader, get, key, found, head)
+                self.read_blocks(reader, get, key, found, head)
         return head is not None
-
-    def read_many(
-        self, get: Get, keys: Sequence[bytes], t: int, words: Ints, status: Bytes, place: int, at: int | None = None
-    ) -> None:
-        """Do as `read_into` for many keys: into row i of two tables of results, from column `place` on.
-
-        Raises:
-            Corrupt: the stored bytes are damaged.
-        """
-        n, width = len(keys), words.shape[1]
-        if words.shape != status.shape or len(words) != n or place + len(self.outputs) > width:
-            raise InternalError("tables of another shape", got=[words.shape, status.shape], expected=n)
-        heads = [get(key) for key in keys]
-        pointers = (ctypes.c_char_p * n)(*heads)
-        sizes = np.array([0 if head is None else len(head) for head in heads], np.int64)
-        left = np.zeros(n, np.uint8)
-        back, results = t if at is None else at, (words.ctypes.data + 8 * place, status.ctypes.data + place)
-        for reader in self._readers:
-            if self._heads(reader, n, pointers, sizes.ctypes.data, t, back, *results, width, left.ctypes.data):
-                for i in np.flatnonzero(left).tolist():
-                    self.read_into(get, keys[i], t, words[i], status[i], place, at)
 
     def folds(self) -> dict[int, Ints]:
         """Return, of the last read, the words that each fold takes, oldest first, by the fold's place among outputs."""
@@ -359,14 +334,25 @@ class OnlineLane:
             or any(last >= begin and first <= end for begin, end in listed)
         ]
 
-    def _bind(self, words: Ints, status: Bytes) -> None:
-        right = words.dtype == np.int64 and status.dtype == np.uint8 and len(words) == len(status)
-        if not right or not words.flags.c_contiguous or not status.flags.c_contiguous:
-            raise InternalError("not a row of results", got=f"{words.dtype}, {status.dtype}", expected="int64, uint8")
-        self._into = words, status
-        self._words_at, self._status_at = words.ctypes.data, status.ctypes.data
+    def bind(self, words: Ints, status: Bytes, place: int) -> None:
+        """Say where results go."""
+        if words is not self._into[0] or status is not self._into[1]:
+            right = words.dtype == np.int64 and status.dtype == np.uint8 and len(words) == len(status)
+            if not right or not words.flags.c_contiguous or not status.flags.c_contiguous:
+                got = f"{words.dtype}, {status.dtype}"
+                raise InternalError("not a row of results", got=got, expected="int64, uint8")
+            self._into = words, status
+            self._words_at, self._status_at = words.ctypes.data, status.ctypes.data
+        if place < 0 or place + len(self.outputs) > len(words):
+            raise InternalError("outputs beyond the end of the row", got=place, expected=f"0 to {len(words)}")
+        self._place = place
 
-    def _read_blocks(self, reader: int, get: Get, key: bytes, reference: int, head: bytes | None) -> None:
+    def read_blocks(self, reader: int, get: Get, key: bytes, reference: int, head: bytes | None) -> None:
+        """Go on with a read of which the kernel asked for a block; `head` is what it reads from.
+
+        Raises:
+            Corrupt: the stored bytes are damaged.
+        """
         held = [head]  # the kernel goes on in these bytes
         while reference > 0:
             block = get(block_key(key, reference))

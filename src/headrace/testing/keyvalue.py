@@ -65,12 +65,15 @@ class KeyValueContract:
             access.delete(b"never there")
             transaction.put("rows", b"a", b"other")
             transaction.delete("rows", b"never there")
+            transaction.put_many("rows", iter([(b"m2", b"5"), (b"m1", b"4"), (b"m2", b"6")]))
+            transaction.put_many("rows", [])
         with store.read() as snapshot:
             assert snapshot.get("state", b"a") == b"1"
             assert snapshot.get("rows", b"a") == b"other"
             assert snapshot.get_many("state", [b"b", b"gone", b"a"]) == [b"", None, b"1"]
             assert snapshot.getter("state")(b"b") == b""
-            assert (snapshot.count("state"), snapshot.count("rows")) == (2, 1)
+            assert snapshot.get_many("rows", [b"m1", b"m2"]) == [b"4", b"6"]
+            assert (snapshot.count("state"), snapshot.count("rows")) == (2, 3)
 
     def test_a_transaction_sees_its_own_changes(self, store: KeyValue) -> None:
         """Every read inside it does, and an overwrite replaces."""

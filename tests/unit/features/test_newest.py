@@ -12,7 +12,8 @@ import pytest
 import headrace as hr
 from headrace.core.identity import encode_key
 from headrace.features.history import History
-from headrace.features.offline import OfflineFeatures, dense_keys, integer_keys, only_newest
+from headrace.features.keys import dense_keys, integer_keys
+from headrace.features.offline import OfflineFeatures, only_newest
 from headrace.features.plan import plan_features
 from headrace.sources.definition import definition_of
 from headrace.sources.plan import expand
@@ -101,12 +102,23 @@ def test_which_lanes_need_only_the_newest_row() -> None:
 
 def test_integers_are_coded_as_keys_alone_are() -> None:
     values = [0, 1, -1, 255, 2**63 - 1, -(2**63)]
-    assert integer_keys(np.array(values)) == [encode_key([v]) for v in values]
+    assert integer_keys(np.array(values)).to_pylist() == [encode_key([v]) for v in values]
+
+
+def test_keys_of_more_combinations_than_numbers_stay_apart() -> None:
+    """Seven parts of 1,000 different values each have 10^21 combinations, more than 64 bits tell apart."""
+    r = np.random.default_rng(0)
+    rows = np.vstack([r.integers(0, 1_000, (2_000, 7)), np.repeat(np.arange(1_000), 7).reshape(-1, 7)])
+    columns = [pa.chunked_array([np.append(rows[:, i], rows[:5, i])]) for i in range(7)]
+    keys, place = dense_keys(columns)
+    assert len(keys) == len({tuple(row) for row in rows.tolist()})
+    expected = [encode_key(row) for row in [*rows.tolist(), *rows[:5].tolist()]]
+    assert keys.take(pa.array(place)).to_pylist() == expected
 
 
 def test_a_key_with_a_null_part_is_none() -> None:
     columns = [pa.chunked_array([["a", None, "b", "a", None]]), pa.chunked_array([[1, 2, None, 1, None]])]
     keys, place = dense_keys(columns)
-    assert keys == [encode_key(["a", 1])]
+    assert keys.to_pylist() == [encode_key(["a", 1])]
     assert place.tolist() == [0, -1, -1, 0, -1]
-    assert dense_keys([column.slice(4) for column in columns])[0] == []
+    assert dense_keys([column.slice(4) for column in columns])[0].to_pylist() == []

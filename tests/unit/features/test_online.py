@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import headrace as hr
+from headrace.core.errors import Corrupt
 from headrace.core.time import HOUR
 from headrace.features.definition import FeatureLike
 from headrace.features.online import OnlineFeatures
@@ -86,3 +87,37 @@ def test_many_rows_at_once_are_each_row_alone(features: list[FeatureLike]) -> No
                     assert found.status[i].tolist() == alone.status.tolist()
                     assert [column[i] for column in found.texts] == alone.texts
     assert {OK, NULL} <= set(found.status.ravel().tolist()) <= {OK, NULL, NO_KEY, NOT_FOUND}
+
+
+def test_a_damaged_head_is_named_and_spoils_no_other_row() -> None:
+    """Its length is of no whole words, so what stands behind it where heads are joined would be crooked."""
+    plan, source = plan_features([Driver, Place], "test"), definition_of(Rides)
+    path = StreamPath([plan])
+    with open_keyvalue("memory:", databases=[DATABASE]) as store:
+        with store.write() as transaction:
+            access = transaction.access(DATABASE)
+            for i, driver in enumerate("abc"):
+                ride = {"ride": i, "at": i * HOUR, "driver": driver, "area": i, "fare": 1.0 + i, "note": "n"}
+                for reveal in reveal_of(source, ride):
+                    path.apply(access, "Rides", reveal)
+        reader = OnlineFeatures(plan)
+        rows = [["a", 0], ["b", 1], ["c", 2]]
+        with store.read() as snapshot:
+            get = snapshot.getter(DATABASE)
+            expected = [reader.read(get, row, 9 * HOUR).words.tolist() for row in rows]
+            (damaged,) = reader.heads(rows[1])[:1]
+
+            def crooked(key: bytes) -> bytes | None:
+                found = get(key)
+                return found[:-3] if found is not None and key == damaged else found
+
+            for asked in (
+                lambda: reader.read(crooked, rows[1], 9 * HOUR),
+                lambda: reader.read_many(crooked, rows, 9 * HOUR),
+            ):
+                with pytest.raises(Corrupt) as error:
+                    asked()
+                assert repr(damaged[:80]) in str(error.value)
+            whole = reader.read_many(crooked, [rows[0], rows[2]], 9 * HOUR)
+            again = [reader.read(crooked, row, 9 * HOUR).words.tolist() for row in (rows[2], rows[0])]
+    assert whole.words.tolist() == [expected[0], expected[2]] == again[::-1]

@@ -81,6 +81,7 @@ class LmdbKeyValue:
             self._environment = self._open(map_size)
             self._ensure_whole()
             self._databases = {name: self._database(name) for name in databases}
+            self._first = next(iter(self._databases.values()), None)
         except (lmdb.Error, OSError) as error:
             raise self._translate(error) from error
         self._closed = False
@@ -216,7 +217,7 @@ class LmdbKeyValue:
             self._make_room()
         self._transactions.enter()
         try:
-            return self._environment.begin(write=write)
+            return self._environment.begin(db=self._first, write=write)
         except lmdb.MapResizedError:
             self._transactions.leave()
             self._resize(0)
@@ -264,17 +265,18 @@ class _OpenTransactions:
     """Count this process's open transactions: LMDB may resize its map only while there are none."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._open = 0
 
     def enter(self) -> None:
         """Count one in; it waits while a resize is under way."""
-        with self._changed:
+        with self._lock:
             self._open += 1
 
     def leave(self) -> None:
         """Count one out."""
-        with self._changed:
+        with self._lock:
             self._open -= 1
             if self._open == 0:
                 self._changed.notify_all()
@@ -298,7 +300,7 @@ class _OpenTransactions:
 
 
 class _LmdbSnapshot:
-    """Read through one LMDB transaction. Every call names its database: LMDB's default one would say nothing."""
+    """Read through one LMDB transaction. Its default is the store's first database, which is read with the quickest calls."""
 
     def __init__(self, store: LmdbKeyValue, transaction: Any) -> None:
         self._store = store
@@ -316,7 +318,10 @@ class _LmdbSnapshot:
     def getter(self, database: str) -> Get:
         """Return the function that reads one database."""
         handle = self._store._handle(database)
-        return _nothing if handle is None else partial(self._transaction.get, db=handle)
+        if handle is None:
+            return _nothing
+        get: Any = self._transaction.get
+        return get if handle is self._store._first else partial(get, db=handle)
 
     def items(self, database: str, prefix: bytes = b"", after: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         """Walk the rows whose key begins with `prefix`, in key order, those above `after` only."""
@@ -348,6 +353,11 @@ class _LmdbTransaction(_LmdbSnapshot):
         """Write a value."""
         self._transaction.put(key, value, db=self._store._handle(database))
 
+    def put_many(self, database: str, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        """Write many values: quicker than one by one, and quickest in the order of the keys."""
+        with self._transaction.cursor(db=self._store._handle(database)) as cursor:
+            cursor.putmulti(rows)
+
     def delete(self, database: str, key: bytes) -> None:
         """Remove a key; a missing one is no error."""
         self._transaction.delete(key, db=self._store._handle(database))
@@ -355,6 +365,8 @@ class _LmdbTransaction(_LmdbSnapshot):
     def access(self, database: str) -> Access:
         """Return one database's operations as plain functions."""
         handle, transaction = self._store._handle(database), self._transaction
+        if handle is self._store._first:
+            return Access(transaction.get, transaction.put, transaction.delete)
         return Access(
             partial(transaction.get, db=handle),
             partial(transaction.put, db=handle),

@@ -163,6 +163,12 @@ class _MemoryTransaction(_MemorySnapshot):
         """Write a value."""
         self.access(database).put(key, value)
 
+    def put_many(self, database: str, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        """Write many values."""
+        put = self.access(database).put
+        for key, value in rows:
+            put(key, value)
+
     def delete(self, database: str, key: bytes) -> None:
         """Remove a key; a missing one is no error."""
         self.access(database).delete(key)

@@ -97,6 +97,10 @@ class Transaction(Snapshot, Protocol):
         """Write a value."""
         ...
 
+    def put_many(self, database: str, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        """Write many values: quicker than one by one, and quickest in the order of the keys."""
+        ...
+
     def delete(self, database: str, key: bytes) -> None:
         """Remove a key; a missing one is no error."""
         ...

@@ -1,0 +1,68 @@
+"""Encode the keys of many rows: each once, with a number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from headrace.core.identity import encode_key
+from headrace.features.events import marked
+
+Ints = NDArray[np.int64]
+LARGEST = 2**62
+
+
+class Keys(NamedTuple):
+    """Hold the distinct encoded keys of rows, and for each row the place of its own, -1 where a part is null."""
+
+    distinct: pa.Array
+    place: Ints
+
+    @classmethod
+    def of(cls, columns: Sequence[pa.ChunkedArray]) -> Keys:
+        """Encode the keys that stand in some columns."""
+        return cls(*dense_keys(columns))
+
+    def among(self, known: pa.Array) -> Ints:
+        """Return, for each row, the place of its key among known ones, -1 where it is none of them."""
+        places = pc.fill_null(pc.index_in(self.distinct, value_set=known), -1).to_numpy(zero_copy_only=False)
+        return np.append(places.astype(np.int64), -1)[self.place]
+
+
+def dense_keys(columns: Sequence[pa.ChunkedArray]) -> tuple[pa.Array, Ints]:
+    """Return the distinct encoded keys, and for each row the place of its key; -1 where a part is null."""
+    if len(columns) == 1:
+        encoded = columns[0].combine_chunks().dictionary_encode()
+        place = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+        if encoded.dictionary.type == pa.int64():
+            return integer_keys(encoded.dictionary.to_numpy()), place
+        return pa.array([encode_key([part]) or b"" for part in encoded.dictionary.to_pylist()], pa.binary()), place
+    codes, size = np.zeros(len(columns[0]), np.int64), 1
+    null = np.zeros(len(codes), bool)
+    for column in columns:
+        encoded = column.combine_chunks().dictionary_encode()
+        null |= column.is_null().to_numpy()
+        part = pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        if size * len(encoded.dictionary) > LARGEST:
+            different, codes = np.unique(codes, return_inverse=True)
+            size = len(different)
+        codes = codes * max(len(encoded.dictionary), 1) + part
+        size *= max(len(encoded.dictionary), 1)
+    rows = np.flatnonzero(~null)
+    _, first, known = np.unique(codes[rows], return_index=True, return_inverse=True)
+    place = np.full(len(codes), -1, np.int64)
+    place[rows] = known
+    parts = zip(*(column.take(pa.array(rows[first])).to_pylist() for column in columns), strict=True)
+    return pa.array([encode_key(part) or b"" for part in parts], pa.binary()), place
+
+
+def integer_keys(values: Ints) -> pa.Array:
+    """Return `encode_key` of many integers."""
+    coded = marked("i", values)
+    ends = np.arange(0, coded.size + 1, coded.shape[1], dtype=np.int32)
+    return pa.Array.from_buffers(pa.binary(), len(values), [None, pa.py_buffer(ends), pa.py_buffer(coded)])
