@@ -59,7 +59,7 @@ def test_history_answers_what_is_served_bit_for_bit_and_refuses_the_same_row(sho
     with open_stores(project, None, clock=VirtualClock(NOW), write=False) as stores:
         (record,) = stores.ledger.read(kinds=["predicted"])
     assert record.subject == "orders/v1"
-    assert record.body | {"tables": {}} == {"as_of": NOW, "rows": 40, "errors": 1, "tables": {}}
+    assert dict(record.body) | {"tables": {}} == {"as_of": NOW, "rows": 40, "errors": 1, "tables": {}}
     assert record.body["tables"] == {"Orders": 1}
 
 
