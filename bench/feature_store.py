@@ -4,7 +4,8 @@ Every row of the table is one workload of one seeded data set (`store_data.py`),
 storage or a query engine alone takes (`store_limits.py`), and Feast. Ours and the limit run in a process each and take turns;
 figures are medians of the repeats, ratios are ours over the limit's, below 1 where ours is quicker. Feast is measured once, after
 them, by its own scripts where they lie (`--peers`), when `.peers/feast` exists or `--install-peers` makes it. Memory is the most
-that a side's process held, with its data. Nothing is asserted. `small` leaves out the join of 1M labels x 10M rows.
+that a side's process held, with its data; CPU seconds are those of a process in a repeat, all its threads together. Redis runs on
+loopback, a server for each side. Nothing is asserted. `small` leaves out the join of 1M labels x 10M rows.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
@@ -29,26 +31,39 @@ from store_data import written
 HERE = Path(__file__).parent
 LIBRARIES = ("headrace", "lmdb", "duckdb", "numpy", "pyarrow", "deltalake")
 FULL = ("join_l",)
+ALONE = ("parity",)  # no limit stands beside them
 
 # Case, workload, what it is, unit, whether more is better.
 CASES = (
     ("1x10", "online", "online, 1 entity x 10, to a dictionary", "µs", False),
     ("1x50", "online", "online, 1 x 50 of 3 groups, to a dictionary", "µs", False),
     ("100x50", "online", "online, 100 x 50, to NumPy", "µs", False),
+    ("redis_1x10", "redis", "Redis, 1 entity x 10, to a dictionary", "µs", False),
+    ("redis_1x50", "redis", "Redis, 1 x 50 of 3 groups, to a dictionary", "µs", False),
+    ("redis_100x50", "redis", "Redis, 100 x 50, to NumPy", "µs", False),
     ("http", "http", "over HTTP, 1 x 50, one connection", "µs", False),
+    ("http_rate", "http", "over HTTP, 1 x 50, eight connections", "/s", True),
     ("join_s", "join_s", "join, 100k labels x 1M rows x 10", "s", False),
+    ("join_s_dask", "join_s", "the same, Feast by dask, not by duckdb", "s", False),
     ("join_l", "join_l", "join, 1M labels x 10M rows x 10", "s", False),
     ("windows_u", "windows_u", "windows, 100k labels x 10M events, in memory", "s", False),
     ("windows_z", "windows_z", "the same, Zipf's law", "s", False),
     ("tables_u", "tables_u", "the same from tables, uniform keys", "s", False),
     ("tables_z", "tables_z", "the same from tables, Zipf's law", "s", False),
     ("read", "events", "windowed read, 333 events, 28 outputs", "µs", False),
+    ("redis_read", "redis_events", "Redis, windowed read, 333 events", "µs", False),
     ("event", "events", "event to windows, without its commit", "µs", False),
     ("durable", "events", "event to windows, a durable commit each", "µs", False),
     ("batch", "events", "events, 1,000 to a commit", "/s", True),
     ("bulk", "events", "events, 10,000 to a commit", "/s", True),
     ("materialize", "materialize", "materialize 1M x 10", "rows/s", True),
+    ("redis_materialize", "redis_materialize", "materialize 1M x 10 to Redis", "rows/s", True),
+    ("size", "materialize", "the store's size, a row of 10", "B", False),
+    ("redis_size", "redis_materialize", "Redis' memory, a row of 10", "B", False),
+    ("compared", "parity", "windows read online, compared with offline", "", True),
+    ("differing", "parity", "of them other than offline, in any bit", "", False),
 )
+TWICE = {"join_s_dask": "join_s"}  # what Feast does in two ways and the others in one
 
 Row = dict[str, Any]
 
@@ -62,7 +77,9 @@ def child(side: str, workload: str) -> None:
     with sides[side][workload]() as repeat:
         print("{}", flush=True)
         for _ in sys.stdin:
+            began = time.process_time()
             found = dict(repeat())
+            found |= {"cpu_s": time.process_time() - began}
             print(json.dumps(found | {"mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}), flush=True)
 
 
@@ -109,8 +126,10 @@ def side(name: str, workload: str) -> Iterator[Side]:
 
 
 def measure(workload: str, repeats: int) -> dict[str, dict[str, float]]:
-    """Return both sides' medians of a workload, repeats taken in turns; the first is not counted."""
-    taken: dict[str, list[dict[str, float]]] = {"ours": [], "limit": []}
+    """Return the sides' medians of a workload, repeats taken in turns; the first is not counted."""
+    taken: dict[str, list[dict[str, float]]] = {"ours": []}
+    if workload not in ALONE:
+        taken["limit"] = []
     with ExitStack() as stack:
         sides = {name: stack.enter_context(side(name, workload)) for name in taken}
         for _ in range(repeats + 1):
@@ -124,15 +143,19 @@ def measure(workload: str, repeats: int) -> dict[str, dict[str, float]]:
 
 def rows_of(workload: str, measured: Mapping[str, Mapping[str, float]], feast: Mapping[str, float]) -> Iterator[Row]:
     """Yield the rows of a workload."""
-    ours, limit = measured["ours"], measured["limit"]
     for case, of, name, unit, more in CASES:
-        if of == workload:
-            ratio = limit[case] / ours[case] if more else ours[case] / limit[case]
-            row: Row = {"case": name, "unit": unit, "ours": ours[case], "limit": limit[case], "ratio": ratio}
-            row |= {"ours_mb": ours["mb"], "limit_mb": limit["mb"], "feast": feast.get(case)}
-            if case in feast:
-                row["feast_ratio"] = feast[case] / ours[case] if not more else ours[case] / feast[case]
-            yield row
+        if of != workload or (case in TWICE and case not in feast):
+            continue
+        shared = TWICE.get(case, case)
+        row: Row = {"case": name, "unit": unit, "ours": measured["ours"][shared], "feast": feast.get(case)}
+        for side, found in measured.items():
+            row |= {side: found[shared], f"{side}_mb": found["mb"], f"{side}_cpu_s": found["cpu_s"]}
+        for other in ("limit", "feast"):
+            if row.get(other) is not None:
+                row[f"{other}_ratio"] = (
+                    row[other] / row["ours"] if more == (other == "limit") else row["ours"] / row[other]
+                )
+        yield row
 
 
 def versions() -> dict[str, str]:
@@ -144,7 +167,7 @@ def versions() -> dict[str, str]:
 def figure(value: float | None, unit: str) -> str:
     """Return a figure with its unit."""
     if value is None:
-        return "not run"
+        return "-"
     return f"{value:,.0f} {unit}" if value >= 1_000 else f"{value:.3g} {unit}"
 
 
@@ -152,13 +175,16 @@ def show(rows: Sequence[Row], repeats: int, note: str) -> None:
     """Print the table."""
     named = ", ".join(f"{name} {number}" for name, number in versions().items())
     print(f"{named}; medians of {repeats} repeats in turns; {note}\n")
-    print(f"{'':<46}{'ours':>16}{'bare limit':>16}{'ratio':>7}{'Feast':>16}{'times':>7}{'ours MB':>9}{'limit':>7}")
+    print(
+        f"{'':<46}{'ours':>16}{'bare limit':>16}{'ratio':>7}{'Feast':>16}{'times':>7}{'ours CPU s, MB':>16}{'limit':>13}"
+    )
     for row in rows:
+        ratio = f"{row['limit_ratio']:.2f}" if "limit_ratio" in row else ""
         times = f"{row['feast_ratio']:.0f}x" if "feast_ratio" in row else ""
+        held = [f"{row[f'{s}_cpu_s']:.2f}{row[f'{s}_mb']:>7.0f}" if f"{s}_mb" in row else "" for s in ("ours", "limit")]
         print(
-            f"{row['case']:<46}{figure(row['ours'], row['unit']):>16}{figure(row['limit'], row['unit']):>16}"
-            f"{row['ratio']:>7.2f}{figure(row['feast'], row['unit']):>16}{times:>7}{row['ours_mb']:>9.0f}"
-            f"{row['limit_mb']:>7.0f}"
+            f"{row['case']:<46}{figure(row['ours'], row['unit']):>16}{figure(row.get('limit'), row['unit']):>16}"
+            f"{ratio:>7}{figure(row['feast'], row['unit']):>16}{times:>7}{held[0]:>16}{held[1]:>13}"
         )
 
 

@@ -3,7 +3,7 @@
 Online: packed rows in LMDB, one read transaction each, decoded with `struct` or NumPy. Joins: DuckDB's ASOF join of the same
 Parquet files, by event time alone. Windows: NumPy, float prefix sums and `reduceat`, keys sorted each time, not exact. Events:
 a key's array of moments and values in LMDB, which grows behind. Materialize: DuckDB finds the newest row of each entity, NumPy
-packs, LMDB takes sorted keys.
+packs, LMDB takes sorted keys, Redis an MSET of 10,000. Reads of Redis: redis-py's MGET of the very bytes that ours reads.
 """
 
 from __future__ import annotations
@@ -21,11 +21,33 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
+import redis
 from numpy.typing import NDArray
 from store_data import DAY, END, ENTITIES, START, written
 from store_http import served
-from store_ours import IN_WINDOW, KEYS, LISTS, READS, Repeat, asked_of, median_us, seconds
+from store_ours import (
+    IN_WINDOW,
+    KEYS,
+    PREFIX,
+    READS,
+    Events,
+    Repeat,
+    asked_keys,
+    asked_of,
+    fill_views,
+    median_us,
+    read_one,
+    seconds,
+    size_of,
+    store_url,
+    view_plans,
+)
 
+from headrace.features.online import OnlineFeatures
+from headrace.features.stream import DATABASE, NEWEST
+from headrace.storage.keyvalue import KeyValue, open_keyvalue
+
+AT_ONCE = 10_000
 WINDOWS = (DAY // 24, DAY, 7 * DAY, 30 * DAY)
 ROW = struct.Struct("<7sq30d15q" + "8s" * 5)  # nulls, moment, 50 features
 NAMES = [f"f{i}" for i in range(50)]
@@ -75,8 +97,7 @@ def online() -> Iterator[Repeat]:
                 return np.frombuffer(b"".join([held(transaction, key) for key in keys]), PACKED)
 
         def repeat() -> Mapping[str, float]:
-            keys = [r.randrange(ENTITIES) for _ in range(READS)]
-            lists = [[r.randrange(ENTITIES) for _ in range(100)] for _ in range(LISTS)]
+            keys, lists = asked_keys(r)
             of_ten = median_us(lambda key: one(key, 10), keys)
             return {"1x10": of_ten, "1x50": median_us(one, keys), "100x50": median_us(hundred, lists)}
 
@@ -217,47 +238,122 @@ def events() -> Iterator[Repeat]:
 
 
 @contextmanager
-def materialize(name: str) -> Iterator[Repeat]:
-    """Find, pack and put the newest rows."""
+def redis_online() -> Iterator[Repeat]:
+    """Ask Redis for the bytes that ours reads, under the same keys, in one MGET; leave them as they are."""
+    r, (few, many) = random.Random(7), view_plans()
+    with store_url("redis") as url, redis.Redis.from_url(url.partition("?")[0]) as client:
+        with open_keyvalue(url, databases=[DATABASE]) as store:
+            fill_views(store, many)
+            ten, fifty = (names_of(store, OnlineFeatures(plan), ENTITIES, END) for plan in (few, many))
+
+        def repeat() -> Mapping[str, float]:
+            keys, lists = asked_keys(r)
+            return {
+                "redis_1x10": median_us(lambda key: client.mget(ten[key]), keys),
+                "redis_1x50": median_us(lambda key: client.mget(fifty[key]), keys),
+                "redis_100x50": median_us(
+                    lambda keys: client.mget(keys), [[name for key in keys for name in fifty[key]] for keys in lists]
+                ),
+            }
+
+        yield repeat
+
+
+@contextmanager
+def redis_windows() -> Iterator[Repeat]:
+    """Ask Redis for the bytes of a key's windows in one MGET."""
+    r = random.Random(7)
+    with store_url("redis") as url, redis.Redis.from_url(url.partition("?")[0]) as client:
+        with open_keyvalue(url, databases=[DATABASE]) as store:
+            stream = Events(store)
+            stream.begin()
+            names = names_of(store, OnlineFeatures(stream.plan), KEYS, stream.newest)
+        yield lambda: {
+            "redis_read": median_us(lambda n: client.mget(names[n]), [r.randrange(KEYS) for _ in range(READS)])
+        }
+
+
+def names_of(store: KeyValue, reader: OnlineFeatures[Any], entities: int, t: int) -> list[list[bytes]]:
+    """Return under which names of Redis lies what a read of each entity takes."""
+    found = []
+    for key in range(entities):
+        read_one(store, reader, key, t)
+        found.append([f"{PREFIX}:v:{DATABASE}:".encode() + name for name in [NEWEST, *reader.guess((key,))]])
+    return found
+
+
+LAYOUT = np.dtype([("nulls", "S2"), ("at", "<i8"), ("real", "<f8", 6), ("whole", "<i8", 3), ("text", "S8")])
+
+
+def newest_rows() -> list[tuple[bytes, bytes]]:
+    """Find every entity's newest row by DuckDB, and pack it; keys ascend."""
     query = (
-        f"SELECT entity_id, epoch_us(event_timestamp) AS at, columns('vm_.*') FROM read_parquet('{written(name)}') "
+        f"SELECT entity_id, epoch_us(event_timestamp) AS at, columns('vm_.*') FROM read_parquet('{written('vm')}') "
         "QUALIFY row_number() OVER (PARTITION BY entity_id ORDER BY event_timestamp DESC, created DESC) = 1 "
         "ORDER BY entity_id"
     )
-    layout = np.dtype([("nulls", "S2"), ("at", "<i8"), ("real", "<f8", 6), ("whole", "<i8", 3), ("text", "S8")])
+    table = duckdb.connect().sql(query).to_arrow_table()
+    rows = np.zeros(len(table), LAYOUT)
+    rows["at"] = table["at"].to_numpy()
+    for i in range(6):
+        rows["real"][:, i] = table[f"vm_{i}"].to_numpy()
+    for i in range(3):
+        rows["whole"][:, i] = table[f"vm_{6 + i}"].to_numpy()
+    rows["text"] = np.array(table["vm_9"].to_pylist(), "S8")
+    keys, values, size = table["entity_id"].to_numpy().astype(">i8").tobytes(), rows.tobytes(), LAYOUT.itemsize
+    return [(keys[8 * i : 8 * i + 8], values[size * i : size * i + size]) for i in range(len(rows))]
 
-    def go() -> int:
-        table = duckdb.connect().sql(query).to_arrow_table()
-        rows = np.zeros(len(table), layout)
-        rows["at"] = table["at"].to_numpy()
-        for i in range(6):
-            rows["real"][:, i] = table[f"vm_{i}"].to_numpy()
-        for i in range(3):
-            rows["whole"][:, i] = table[f"vm_{6 + i}"].to_numpy()
-        rows["text"] = np.array(table["vm_9"].to_pylist(), "S8")
-        keys, values, size = table["entity_id"].to_numpy().astype(">i8").tobytes(), rows.tobytes(), layout.itemsize
-        pairs = [(keys[8 * i : 8 * i + 8], values[size * i : size * i + size]) for i in range(len(rows))]
-        with tempfile.TemporaryDirectory() as folder, lmdb.open(folder, map_size=1 << 32, sync=False) as environment:
-            with environment.begin(write=True) as transaction:
-                transaction.cursor().putmulti(pairs, append=True)
-            environment.sync(True)
-        return len(rows)
+
+@contextmanager
+def materialize() -> Iterator[Repeat]:
+    """Put the newest rows into LMDB, which takes sorted keys."""
 
     def repeat() -> Mapping[str, float]:
-        n: list[int] = []
-        took = seconds(lambda: n.append(go()))
-        return {"materialize": n[0] / took}
+        rows: list[tuple[bytes, bytes]] = []
+        with tempfile.TemporaryDirectory() as folder, lmdb.open(folder, map_size=1 << 32, sync=False) as environment:
+
+            def go() -> None:
+                rows.extend(newest_rows())
+                with environment.begin(write=True) as transaction:
+                    transaction.cursor().putmulti(rows, append=True)
+                environment.sync(True)
+
+            took = seconds(go)
+            return {"materialize": len(rows) / took, "size": size_of(f"lmdb:{folder}") / len(rows)}
+
+    yield repeat
+
+
+@contextmanager
+def redis_materialize() -> Iterator[Repeat]:
+    """Send the newest rows to Redis, 10,000 to an MSET."""
+
+    def repeat() -> Mapping[str, float]:
+        rows: list[tuple[bytes, bytes]] = []
+        with store_url("redis") as url, redis.Redis.from_url(url.partition("?")[0]) as client:
+            empty = size_of(url)
+
+            def go() -> None:
+                rows.extend(newest_rows())
+                for i in range(0, len(rows), AT_ONCE):
+                    client.mset(dict(rows[i : i + AT_ONCE]))
+
+            took = seconds(go)
+            return {"redis_materialize": len(rows) / took, "redis_size": (size_of(url) - empty) / len(rows)}
 
     yield repeat
 
 
 WORKLOADS: dict[str, Callable[[], AbstractContextManager[Repeat]]] = {
     "online": online,
+    "redis": redis_online,
     "http": over_http,
     "join_s": lambda: join("s"),
     "join_l": lambda: join("l"),
     **{f"windows_{k}": lambda k=k: windows(k, "windows", False) for k in "uz"},  # type: ignore[misc]
     **{f"tables_{k}": lambda k=k: windows(k, "tables", True) for k in "uz"},  # type: ignore[misc]
     "events": events,
-    "materialize": lambda: materialize("vm"),
+    "redis_events": redis_windows,
+    "materialize": materialize,
+    "redis_materialize": redis_materialize,
 }

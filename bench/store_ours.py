@@ -5,17 +5,20 @@ A repeat returns figures by case. Everything before the first repeat is set-up a
 
 from __future__ import annotations
 
+import os
 import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
+import redis
 from numpy.typing import NDArray
 from store_data import (
     DAY,
@@ -37,6 +40,7 @@ from store_http import served
 
 from headrace.features.history import History
 from headrace.features.keys import Keys
+from headrace.features.moment import open_read
 from headrace.features.offline import OfflineFeatures, lane_events
 from headrace.features.online import OnlineFeatures
 from headrace.features.plan import FeaturePlan
@@ -45,12 +49,16 @@ from headrace.features.stream import DATABASE, StreamPath
 from headrace.features.windows import scan
 from headrace.sources.plan import reveal_of
 from headrace.sources.record import ARRIVAL, Reveal
+from headrace.sources.run import batch_of
 from headrace.storage.keyvalue import KeyValue, open_keyvalue
+from headrace.testing.servers import redis_server
 
 Repeat = Callable[[], Mapping[str, float]]
 EVER = 2**62
 TABLES = FOLDER.parent / "headrace"
 READS, LISTS, IN_WINDOW, KEYS = 1_000, 60, 333, 300
+PREFIX = "bench"
+AHEAD = 120  # reads of every key's windows, six hours apart, that offline must repeat
 
 
 def median_us(call: Callable[[Any], object], arguments: list[Any]) -> float:
@@ -71,48 +79,80 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 @contextmanager
-def filled_views() -> Iterator[tuple[str, FeaturePlan, FeaturePlan]]:
-    """Fill an LMDB store with the three views; give its URL with the plans of one view and of all."""
-    groups = {name: view(name, n) for name, n in VIEWS.items()}
-    few, many = plan_of(groups["vc"]), plan_of(*groups.values())
+def store_url(kind: str) -> Iterator[str]:
+    """Give the URL of an empty store: of LMDB, or of a Redis server of its own on loopback that syncs nothing."""
     with tempfile.TemporaryDirectory() as folder:
-        reveals = {source_of(g).name: reveals_of(g, pq.read_table(written(n)), True).table for n, g in groups.items()}
-        with open_keyvalue(f"lmdb:{folder}", databases=[DATABASE]) as store:
-            backfill(store, many.groups, END, lambda: reveals, lambda done, total: None)
-        yield f"lmdb:{folder}", few, many
+        if kind == "lmdb":
+            yield f"lmdb:{folder}"
+            return
+        with redis_server(Path(folder), durable=False) as port:
+            yield f"redis://127.0.0.1:{port}/0?prefix={PREFIX}&timeout=30s&commit=300s"
+
+
+def view_plans() -> tuple[FeaturePlan, FeaturePlan]:
+    """Return the plans of one view and of all three."""
+    groups = [view(name, n) for name, n in VIEWS.items()]
+    return plan_of(groups[-1]), plan_of(*groups)
+
+
+def fill_views(store: KeyValue, plan: FeaturePlan) -> None:
+    """Fill a store with the three views."""
+    groups = {name: view(name, n) for name, n in VIEWS.items()}
+    reveals = {source_of(g).name: reveals_of(g, pq.read_table(written(n)), True).table for n, g in groups.items()}
+    backfill(store, plan.groups, END, lambda: reveals, lambda done, total: None)
+
+
+def read_one(store: KeyValue, reader: OnlineFeatures[Any], key: int, t: int) -> Any:
+    """Read one key's features as serving does; the vector is valid until the next read."""
+    row = (key,)
+    with store.read() as snapshot:
+        get, at = open_read(store, snapshot, reader, [row], t, now=t)
+        return reader.read(get, row, at)
+
+
+def read_hundred(store: KeyValue, reader: OnlineFeatures[Any], keys: list[int], t: int) -> object:
+    """Read many keys' features as arrays."""
+    rows = [(key,) for key in keys]
+    with store.read() as snapshot:
+        get, at = open_read(store, snapshot, reader, rows, t, now=t)
+        return reader.read_many(get, rows, at)
 
 
 @contextmanager
-def online() -> Iterator[Repeat]:
+def online(kind: str, prefix: str = "") -> Iterator[Repeat]:
     """Read 10 features of one view, and 50 of three, as a dictionary, and 50 of a hundred entities as arrays."""
-    r = random.Random(7)
-    with filled_views() as (url, few, many), open_keyvalue(url, databases=[DATABASE], read_only=True) as store:
-        reader_10, reader_50 = OnlineFeatures(few), OnlineFeatures(many)
+    r, (few, many) = random.Random(7), view_plans()
+    with store_url(kind) as url:
+        with open_keyvalue(url, databases=[DATABASE]) as store:
+            fill_views(store, many)
+        with open_keyvalue(url, databases=[DATABASE], read_only=True) as store:
+            reader_10, reader_50 = OnlineFeatures(few), OnlineFeatures(many)
 
-        def one(reader: OnlineFeatures[Any], key: int) -> dict[str, Any]:
-            with store.read() as snapshot:
-                return reader.read(snapshot.getter(DATABASE), (key,), END).to_dict()
+            def repeat() -> Mapping[str, float]:
+                keys, lists = asked_keys(r)
+                found = {
+                    "1x10": median_us(lambda key: read_one(store, reader_10, key, END).to_dict(), keys),
+                    "1x50": median_us(lambda key: read_one(store, reader_50, key, END).to_dict(), keys),
+                    "100x50": median_us(lambda keys: read_hundred(store, reader_50, keys, END), lists),
+                }
+                return {prefix + case: value for case, value in found.items()}
 
-        def hundred(keys: list[int]) -> object:
-            with store.read() as snapshot:
-                return reader_50.read_many(snapshot.getter(DATABASE), [(key,) for key in keys], END)
+            yield repeat
 
-        def repeat() -> Mapping[str, float]:
-            keys = [r.randrange(ENTITIES) for _ in range(READS)]
-            lists = [[r.randrange(ENTITIES) for _ in range(100)] for _ in range(LISTS)]
-            return {
-                "1x10": median_us(lambda key: one(reader_10, key), keys),
-                "1x50": median_us(lambda key: one(reader_50, key), keys),
-                "100x50": median_us(hundred, lists),
-            }
 
-        yield repeat
+def asked_keys(r: random.Random) -> tuple[list[int], list[list[int]]]:
+    """Return the entities that a repeat asks for one by one, and those a hundred at a time."""
+    keys = [r.randrange(ENTITIES) for _ in range(READS)]
+    return keys, [[r.randrange(ENTITIES) for _ in range(100)] for _ in range(LISTS)]
 
 
 @contextmanager
 def over_http() -> Iterator[Repeat]:
-    """Ask a bare ASGI application for 50 features of one entity on one connection."""
-    with filled_views() as (url, _, many):
+    """Ask a bare ASGI application for 50 features of one entity, on one connection and on eight."""
+    _, many = view_plans()
+    with store_url("lmdb") as url:
+        with open_keyvalue(url, databases=[DATABASE]) as store:
+            fill_views(store, many)
 
         @contextmanager
         def opened() -> Iterator[Callable[[bytes], bytes]]:
@@ -120,9 +160,7 @@ def over_http() -> Iterator[Repeat]:
             with open_keyvalue(url, databases=[DATABASE], read_only=True) as store:
 
                 def answer(body: bytes) -> bytes:
-                    with store.read() as snapshot:
-                        key = orjson.loads(body)["entity_id"]
-                        return orjson.dumps(reader.read(snapshot.getter(DATABASE), (key,), END).to_dict())
+                    return orjson.dumps(read_one(store, reader, orjson.loads(body)["entity_id"], END).to_dict())
 
                 yield answer
 
@@ -193,84 +231,151 @@ def reveals_at(first: int, n: int, moments: list[int], r: random.Random) -> list
     return found
 
 
+class Events:
+    """Apply events of windows to a store, in transactions of a stated size."""
+
+    def __init__(self, store: KeyValue) -> None:
+        self.store, self.plan, self.source = store, plan_of(windows()), source_of(windows()).name
+        self.path, self.held, self.newest, self.r = StreamPath([self.plan]), 0, END, random.Random(7)
+
+    def begin(self) -> list[Reveal]:
+        """Give every key its events of 30 days; return them."""
+        n = KEYS * IN_WINDOW
+        past = reveals_at(10**9, n, [START + 61 * DAY + i * 30 * DAY // n for i in range(n)], self.r)
+        self.apply(past, 10_000)
+        return past
+
+    def apply(self, reveals: list[Reveal], at_once: int) -> float:
+        """Apply reveals and return the seconds of each."""
+        began, remote = time.perf_counter(), self.store.capabilities.remote
+        for i in range(0, len(reveals), at_once):
+            part = reveals[i : i + at_once]
+            with self.store.write() as transaction:
+                if remote:
+                    self.path.fetch(transaction, self.source, part)
+                access = transaction.access(DATABASE)
+                for reveal in part:
+                    self.path.apply(access, self.source, reveal)
+                self.newest = max(self.newest, part[-1].arrival)
+                self.path.commit(access, self.newest, {self.source: i})
+        return (time.perf_counter() - began) / len(reveals)
+
+    def fresh(self, n: int) -> list[Reveal]:
+        """Return n events that nobody has seen."""
+        self.held += n
+        return reveals_at(self.held, n, [END + self.held * 1_000 + i for i in range(n)], self.r)
+
+    def alone(self, n: int) -> float:
+        """Return the median microseconds of an event, its commit apart."""
+        reveals = self.fresh(n)
+        with self.store.write() as transaction:
+            access = transaction.access(DATABASE)
+            return median_us(lambda reveal: self.path.apply(access, self.source, reveal), reveals)
+
+    def read(self) -> float:
+        """Return the median microseconds of a read of one key's windows at the newest arrival."""
+        reader, t = OnlineFeatures(self.plan), self.newest
+        keys = [self.r.randrange(KEYS) for _ in range(READS)]
+        return median_us(lambda key: read_one(self.store, reader, key, t), keys)
+
+
 @contextmanager
 def events() -> Iterator[Repeat]:
     """Apply events to keys that hold 333 each in 30 days, in transactions of several sizes, and read windows."""
-    group, r = windows(), random.Random(7)
-    plan, source, past = plan_of(group), source_of(group).name, KEYS * IN_WINDOW
-    with tempfile.TemporaryDirectory() as folder, open_keyvalue(f"lmdb:{folder}", databases=[DATABASE]) as store:
-        path, reader, held = StreamPath([plan]), OnlineFeatures(plan), [0]
-
-        def apply(reveals: list[Reveal], at_once: int) -> float:
-            began = time.perf_counter()
-            for i in range(0, len(reveals), at_once):
-                with store.write() as transaction:
-                    access = transaction.access(DATABASE)
-                    for reveal in reveals[i : i + at_once]:
-                        path.apply(access, source, reveal)
-                    path.commit(access, reveals[min(i + at_once, len(reveals)) - 1].arrival, {source: i})
-            return (time.perf_counter() - began) / len(reveals)
-
-        def next_reveals(n: int) -> list[Reveal]:
-            held[0] += n
-            return reveals_at(held[0], n, [END + held[0] * 1_000 + i for i in range(n)], r)
-
-        def no_commit(n: int) -> float:
-            reveals = next_reveals(n)
-            with store.write() as transaction:
-                access = transaction.access(DATABASE)
-                return median_us(lambda reveal: path.apply(access, source, reveal), reveals)
-
-        apply(reveals_at(10**9, past, [START + 61 * DAY + i * 30 * DAY // past for i in range(past)], r), 10_000)
+    with store_url("lmdb") as url, open_keyvalue(url, databases=[DATABASE]) as store:
+        stream = Events(store)
+        stream.begin()
 
         def repeat() -> Mapping[str, float]:
             return {
-                "event": no_commit(1_000),
-                "durable": apply(next_reveals(100), 1) * 1e6,
-                "batch": 1 / apply(next_reveals(5_000), 1_000),
-                "bulk": 1 / apply(next_reveals(20_000), 10_000),
-                "read": median_us(read_now(store, reader), [r.randrange(KEYS) for _ in range(READS)]),
+                "event": stream.alone(1_000),
+                "durable": stream.apply(stream.fresh(100), 1) * 1e6,
+                "batch": 1 / stream.apply(stream.fresh(5_000), 1_000),
+                "bulk": 1 / stream.apply(stream.fresh(20_000), 10_000),
+                "read": stream.read(),
             }
 
         yield repeat
 
 
-def read_now(store: KeyValue, reader: OnlineFeatures[Any]) -> Callable[[int], object]:
-    """Return a function that reads a key's windows at the newest arrival."""
-    with store.read() as snapshot:
-        t = StreamPath.newest(snapshot.getter(DATABASE)) or END
-
-    def read(key: int) -> object:
-        with store.read() as snapshot:
-            return reader.read(snapshot.getter(DATABASE), (key,), t)
-
-    return read
+@contextmanager
+def redis_windows() -> Iterator[Repeat]:
+    """Read windows of 333 events on Redis."""
+    with store_url("redis") as url, open_keyvalue(url, databases=[DATABASE]) as store:
+        stream = Events(store)
+        stream.begin()
+        yield lambda: {"redis_read": stream.read()}
 
 
 @contextmanager
-def materialize(name: str) -> Iterator[Repeat]:
+def parity() -> Iterator[Repeat]:
+    """Read a million windowed values online, and count those whose bits or status offline does not repeat."""
+    group = windows()
+    with store_url("lmdb") as url, open_keyvalue(url, databases=[DATABASE]) as store:
+        stream = Events(store)
+        late = stream.fresh(20_000)
+        reveals = stream.begin() + late
+        stream.apply(late, 1_000)
+        source = source_of(group)
+        offline = OfflineFeatures(
+            stream.plan, {source.name: History.build(source, batch_of(source, reveals).table, EVER)}
+        )
+        reader, rows = OnlineFeatures(stream.plan), [(key,) for key in range(KEYS)]
+        keys = pa.table({"entity_id": np.tile(np.arange(KEYS), AHEAD)})
+        moments = stream.newest + np.arange(AHEAD) * (DAY // 4)
+
+        def repeat() -> Mapping[str, float]:
+            expected = offline.compute(keys, np.repeat(moments, KEYS))
+            words, status = [], []
+            for t in moments.tolist():
+                with store.read() as snapshot:
+                    found = reader.read_many(snapshot.getter(DATABASE), rows, t)
+                    words.append(found.words)
+                    status.append(found.status)
+            other = (np.concatenate(words) != expected.words) | (np.concatenate(status) != expected.status)
+            return {"compared": other.size, "differing": int(other.sum())}
+
+        yield repeat
+
+
+def size_of(url: str) -> int:
+    """Return the bytes that a store takes: of disk, or of Redis' memory."""
+    kind, _, place = url.partition(":")
+    if kind == "lmdb":
+        return sum(os.stat(file).st_blocks * 512 for file in Path(place).iterdir())
+    with redis.Redis.from_url(url.partition("?")[0]) as client:
+        return int(client.info("memory")["used_memory"])
+
+
+@contextmanager
+def materialize(kind: str, prefix: str = "") -> Iterator[Repeat]:
     """Fill an empty store from the stored table with the newest row of every entity."""
     group = view("vm", 10)
-    plan, tables = plan_of(group), stored(TABLES, name, group)
-    rows = pq.ParquetFile(written(name)).metadata.num_rows
+    plan, tables, source = plan_of(group), stored(TABLES, "vm", group), source_of(group).name
+    rows = pq.ParquetFile(written("vm")).metadata.num_rows
 
     def repeat() -> Mapping[str, float]:
-        with tempfile.TemporaryDirectory() as folder, open_keyvalue(f"lmdb:{folder}", databases=[DATABASE]) as store:
-            began = time.perf_counter()
-            source = source_of(group).name
-            backfill(store, plan.groups, END, lambda: {source: tables.read(name)}, lambda done, total: None)
-            return {"materialize": rows / (time.perf_counter() - began)}
+        with store_url(kind) as url, open_keyvalue(url, databases=[DATABASE]) as store:
+            empty = size_of(url)
+            took = seconds(
+                lambda: backfill(store, plan.groups, END, lambda: {source: tables.read("vm")}, lambda done, total: None)
+            )
+            return {f"{prefix}materialize": rows / took, f"{prefix}size": (size_of(url) - empty) / rows}
 
     yield repeat
 
 
 WORKLOADS: dict[str, Callable[[], AbstractContextManager[Repeat]]] = {
-    "online": online,
+    "online": lambda: online("lmdb"),
+    "redis": lambda: online("redis", "redis_"),
     "http": over_http,
     "join_s": lambda: join("s"),
     "join_l": lambda: join("l"),
     **{f"windows_{kind}": lambda kind=kind: windows_in_memory(kind) for kind in "uz"},  # type: ignore[misc]
     **{f"tables_{kind}": lambda kind=kind: windows_from_tables(kind) for kind in "uz"},  # type: ignore[misc]
     "events": events,
-    "materialize": lambda: materialize("vm"),
+    "redis_events": redis_windows,
+    "parity": parity,
+    "materialize": lambda: materialize("lmdb"),
+    "redis_materialize": lambda: materialize("redis", "redis_"),
 }

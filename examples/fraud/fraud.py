@@ -66,11 +66,15 @@ dataset = hr.Dataset(
 )
 
 
-@hr.train(dataset, split=hr.by_time(valid="30d", test="60d", embargo="90d"))
+@hr.train(
+    dataset,
+    split=hr.by_time(valid="30d", test="60d", embargo="90d"),
+    search=hr.Search(trials=4, metric="pr_auc"),
+)
 def fraud(data: hr.TrainingData, p: hr.Params) -> hr.Model:
     model = LGBMClassifier(
         n_estimators=100,
-        num_leaves=15,
+        num_leaves=p.int("num_leaves", 7, 63),
         learning_rate=0.05,
         random_state=p.seed,
         n_jobs=p.threads,
@@ -80,4 +84,28 @@ def fraud(data: hr.TrainingData, p: hr.Params) -> hr.Model:
     return hr.model(model.fit(data.train.X, data.train.y, sample_weight=data.train.weight))
 
 
-pipeline = hr.Pipeline(model=fraud, gates=[hr.metric("auc") >= 0.6, hr.model_size() <= "20MB"])
+pipeline = hr.Pipeline(
+    model=fraud,
+    decision=hr.threshold(0.1),
+    gates=[
+        hr.metric("auc") >= 0.6,
+        hr.metric("recall") >= 0.1,
+        hr.metric("pr_auc").beats_champion(),
+        hr.model_size() <= "20MB",
+    ],
+    endpoint=hr.Endpoint(fallback=0.0, on_missing="default"),
+    rollout=hr.Rollout(
+        unit=Transactions.card,
+        steps=[hr.shadow("1d"), hr.canary(0.05, "12h", min_rows=500)],
+        abort_if=[
+            hr.live("error_rate") > 0.001,
+            hr.live("latency_p99") > "50ms",
+            hr.live("prediction_psi", against="champion") > 0.2,
+        ],
+    ),
+    monitors=[
+        hr.when(hr.drift(dataset).unusual(windows="1d", k=2, n=3), every="1d").alert("risk"),
+        hr.when(hr.live("pr_auc", over="30d", matured="90d") < 0.1, every="1d").alert("risk").retrain(),
+    ],
+    retrain_on=[hr.every("28d")],
+)

@@ -10,11 +10,20 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
+from headrace.core.errors import DataError, UsageError
+from headrace.core.time import DAY, HOUR, Instant, VirtualClock
+from headrace.pipelines.predict import predict
 from headrace.pipelines.project import Project, import_file, load_project
 from headrace.pipelines.run import run
-from headrace.pipelines.view import Silent
+from headrace.pipelines.serve import PipelineService
+from headrace.pipelines.stores import open_stores
+from headrace.pipelines.view import Silent, View
+from headrace.serving.core import Answer
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -33,6 +42,22 @@ def prepared(name: str, folder: Path, **sizes: int) -> Path:
 @pytest.fixture(scope="module")
 def fraud(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepared("fraud", tmp_path_factory.mktemp("examples"), count=30_000)
+
+
+def transactions(fraud: Path) -> pa.Table:
+    return pq.read_table(fraud / "data" / "transactions.parquet")
+
+
+def fraud_clock(fraud: Path) -> VirtualClock:
+    """Return a clock that stands a few seconds after the last transaction, when most chargebacks are to come yet."""
+    return VirtualClock(Instant(pc.max(transactions(fraud)["ts"]).cast(pa.int64()).as_py() + 10_000_000))
+
+
+@pytest.fixture(scope="module")
+def fraud_run(fraud: Path) -> View:
+    """Return what a run in the fraud project's folder tells."""
+    project, clock = load_project(str(fraud / "fraud.py")), fraud_clock(fraud)
+    return run(project, state=str(fraud / "state"), seed=1, progress=Silent(), clock=clock)
 
 
 @pytest.fixture(scope="module")
@@ -137,10 +162,27 @@ class _Now:
         return Instant.parse("2026-01-01")
 
 
-def test_fraud_trains_on_labels_of_another_table(fraud: Path) -> None:
-    view = run(load_project(str(fraud / "fraud.py")), state=str(fraud / "state"), seed=1, progress=Silent())
-    assert view["outcome"] == "promoted"
-    assert view["passed"]  # its gate: auc >= 0.6
+def test_fraud_trains_on_labels_of_another_table(fraud_run: View) -> None:
+    assert fraud_run["outcome"] == "promoted"
+    assert fraud_run["passed"]  # its gates: auc >= 0.6, recall >= 0.1
+
+
+def test_fraud_answers_a_transaction_from_what_happened_just_before(fraud: Path, fraud_run: View) -> None:
+    rows, now = transactions(fraud), fraud_clock(fraud)
+    card, month = rows["card"][-1].as_py(), pa.scalar(now.now() - 30 * DAY).cast(pa.timestamp("us", "UTC"))
+    asked = {"txn_id": "new", "merchant": "m00000", "amount": 25.0, "device": None}
+    with open_stores(load_project(str(fraud / "fraud.py")), str(fraud / "state"), clock=now, write=True) as stores:
+        service = PipelineService(load_project(str(fraud / "fraud.py")), stores, now)
+        known, stranger = service.predict([asked | {"card": one} for one in (card, "nobody")])
+        service.log.close()
+    assert isinstance(known, Answer) and isinstance(stranger, Answer)
+    for one in (known, stranger):
+        assert (one.version, one.decision) == (fraud_run["version"], one.score >= 0.1)
+    there, absent = known.vector.to_dict(), stranger.vector.to_dict()
+    assert (absent["Card.n[24h]"], absent["amount_ratio"]) == (0, None)
+    assert there["Card.n[24h]"] >= 1
+    spent = rows.filter((pc.field("card") == card) & (pc.field("ts") >= month))["amount"]
+    assert there["Card.spend[30d]"] == pytest.approx(pc.sum(spent).as_py())
 
 
 FLIGHTS_SQL = """
@@ -280,7 +322,37 @@ def test_demand_rows_features_and_labels_are_what_sql_says(demand: Path, monkeyp
     assert active["n"] == [len(frame)]
 
 
-def test_demand_trains_on_a_grid(demand: Path) -> None:
-    view = run(load_project(str(demand / "demand.py")), state=str(demand / "state"), seed=1, progress=Silent())
+def test_demand_trains_on_a_grid_and_forecasts_its_last_monday(demand: Path) -> None:
+    project, state = load_project(str(demand / "demand.py")), str(demand / "state")
+    view = run(project, state=state, seed=1, progress=Silent())
     assert view["outcome"] == "promoted"
     assert view["passed"]  # its gate: wape <= 0.5
+    frame = module(demand).next_week.frame()
+    monday = int(frame.t[-1])
+
+    def forecast(moment: int) -> list[dict[str, Any]]:
+        as_of = Instant(moment).isoformat()
+        found = predict(project, None, to=None, version=None, as_of=as_of, state=state, progress=Silent())
+        answers: list[dict[str, Any]] = found["predictions"]
+        return answers
+
+    answers, last = forecast(monday + 5 * HOUR), np.flatnonzero(frame.t == monday)
+    rows = frame.rows.take(last)
+    keys = [{"store": a["store"], "item": a["item"]} for a in answers]
+    assert keys == rows.select(["store", "item"]).to_pylist()
+    assert {a["t"] for a in answers} == {Instant(monday).isoformat()}
+    assert len({a["score"] for a in answers}) > 3
+    assert {a["t"] for a in forecast(monday - 1)} == {Instant(int(frame.t[frame.t < monday][-1])).isoformat()}
+    with pytest.raises(UsageError, match="the rows of a grid are made, not given"):
+        predict(
+            project,
+            str(demand / "data" / "sales.parquet"),
+            to=None,
+            version=None,
+            as_of=None,
+            state=state,
+            progress=Silent(),
+        )
+    with pytest.raises(DataError, match="no row of the grid is active") as error:
+        forecast(monday + 400 * DAY)
+    assert "--as-of" in str(error.value.next_step)

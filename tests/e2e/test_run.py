@@ -91,6 +91,16 @@ def test_a_run_promotes_and_the_same_command_again_does_nothing(ran: Path) -> No
     assert answer(project, "audit", "verify", TARGET)["ok"]
 
 
+def test_another_training_function_trains_again_on_the_same_data(ran: Path) -> None:
+    rewrite(ran, 'hr.metric("log_loss").beats_champion(confidence=0.95), ', "")
+    rewrite(ran, 'p.int("num_leaves", 7, 31)', 'p.int("num_leaves", 3, 5)')
+    rewrite(ran, "trials=5", "trials=1")
+    found = answer(ran, "run", TARGET)
+    assert (found["version"], found["outcome"]) == ("orders/v2", "challenger")
+    assert answer(ran, "run", TARGET)["run"] == found["run"]
+    assert len(answer(ran, "runs", TARGET)["runs"]) == 2
+
+
 @pytest.mark.parametrize(
     "point",
     [

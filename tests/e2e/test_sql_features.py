@@ -12,12 +12,14 @@ from headrace.core.errors import DefinitionError, HeadraceError
 from headrace.core.time import SystemClock
 from headrace.pipelines.catalogue import list_features
 from headrace.pipelines.plan import describe_plan
+from headrace.pipelines.predict import predict
 from headrace.pipelines.project import load_project
 from headrace.pipelines.run import run
 from headrace.pipelines.serve import PipelineService
 from headrace.pipelines.stores import open_stores
 from headrace.pipelines.view import Silent, View
 
+DAY = "2024-05-01T12:00:00Z"
 QUERY = '''
 class Days(hr.Source):
     shop: hr.Column[str] = hr.entity()
@@ -68,6 +70,13 @@ def test_a_pipeline_without_an_endpoint_trains_on_them(tmp_path: Path) -> None:
         pytest.raises(HeadraceError, match="nothing to serve"),
     ):
         PipelineService(project, stores, clock)
+    assert found["next"] == f"headrace predict {project.typed}"
+    rows = folder / "rows.csv"
+    lines = [f"n{i},2024-05-01T10:00:00Z,shop-{i},4" for i in range(40)]
+    rows.write_text("\n".join(["order_id,placed,shop,items", *lines]))
+    view = predict(project, str(rows), to=None, version=None, as_of=DAY, state=None, progress=Silent())
+    assert (view["rows"], view["errors"]) == (40, 0)
+    assert len({answer["score"] for answer in view["predictions"]}) > 10
 
 
 def test_an_endpoint_is_refused_with_the_line_and_what_to_do(tmp_path: Path) -> None:

@@ -170,19 +170,25 @@ def up(
 @app.command()
 def predict(
     target: Target,
-    rows: Annotated[str, typer.Argument(help="A JSON-lines, CSV or Parquet file of rows; - reads JSON lines.")],
+    rows: Annotated[
+        str | None,
+        typer.Argument(help="A JSON-lines, CSV or Parquet file of rows; - reads JSON lines. A grid has its own."),
+    ] = None,
     to: Annotated[str | None, typer.Option(help="Write the answers to this Parquet or JSON-lines file.")] = None,
+    version: Annotated[str | None, typer.Option(help="The version that answers: v3, champion or challenger.")] = None,
+    as_of: Annotated[str | None, typer.Option(help="From what was known then, ISO 8601 with a zone.")] = None,
     state: State = None,
     env: Env = None,
     json: Json = False,
 ) -> None:
-    """Score a file of rows with the live model."""
-    from headrace.pipelines.predict import predict_file
+    """Score many rows: as they are served, or from history with a version and a moment of your choice."""
+    from headrace.pipelines.predict import predict as predict_rows
     from headrace.pipelines.project import load_project
 
     out = Output(json)
     with out.progress() as progress:
-        result = predict_file(load_project(target, env=env, state=state), rows, to=to, state=state, progress=progress)
+        project = load_project(target, env=env, state=state)
+        result = predict_rows(project, rows, to=to, version=version, as_of=as_of, state=state, progress=progress)
     out.show(result)
 
 

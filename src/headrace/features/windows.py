@@ -312,13 +312,12 @@ class OnlineLane:
         if head is None or head[4:8] == NO_ENTRIES:
             return []
         self.chunks.load(key, head)  # raises where the head is damaged
-        lacking = [block for block in self.blocks(held, key, at) if block not in held]
-        if lacking:
-            return lacking
         try:
             self.read(held.__getitem__, key, t, at)
-        except KeyError as error:  # a block below another one, or one whose sums are too wide for its entry
-            return [error.args[0]]
+        except KeyError as error:
+            # Telling all blocks from the head takes longer than a read, so it is done only where one is missing.
+            lacking = [block for block in self.blocks(held, key, at) if block not in held]
+            return lacking or [error.args[0]]  # a block below another one, or one whose sums are too wide for its entry
         return []
 
     def blocks(self, held: Mapping[bytes, bytes | None], key: bytes, at: int) -> list[bytes]:

