@@ -46,6 +46,7 @@ from headrace.features.offline import Keys, LaneAnswers, dense_keys, fill_querie
 from headrace.features.past import HistoryPast, OwnRows, RowsAsked, WholePast
 from headrace.features.plan import DatasetPlan, FeaturePlan
 from headrace.features.record import NULL
+from headrace.features.snapshots import Copies
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import ARRIVAL, ROW_ID
 
@@ -142,19 +143,26 @@ class BucketedPast:
     ) -> None:
         self.as_of, self.engine, self.folder, self.told = as_of, engine, folder, told
         self.count = buckets_for(reveals, engine, bucket_rows)
-        self.reveals = {s.name: self._deal(s.name, reveals[s.name], bucket_rows) for s in sources}
+        dated = {lane.source.name for lane in lanes if lane.dated}
+        self.copies: dict[str, Copies] = {}
+        self.reveals = {s.name: self._deal(s, reveals[s.name], bucket_rows, dated=s.name in dated) for s in sources}
         self.lanes: dict[LanePlan, tuple[LanePlan, Shuffle]] = {}
         for source in sources:
             mine = [lane for lane in lanes if lane.source.name == source.name]
             self._unfold(source, list(dict.fromkeys(mine)))
 
-    def _deal(self, source: str, reveals: Reveals, at_once: int) -> Shuffle:
-        found, place = Shuffle(self.folder / source, self.count), 0
+    def _deal(self, source: SourceDefinition, reveals: Reveals, at_once: int, *, dated: bool) -> Shuffle:
+        found, place = Shuffle(self.folder / source.name, self.count), 0
+        copies: list[Copies] = []
         for table in _pieces(reveals, at_once):
             numbered = table.append_column(PLACE, pa.array(np.arange(place, place + table.num_rows)))
             place += table.num_rows
             numbered = numbered.filter(pc.less_equal(numbered[ARRIVAL], self.as_of))
+            if dated:
+                copies.append(Copies.of(source, numbered))
             found.add(numbered, hashes_of(numbered[ROW_ID].to_pylist()) % self.count)
+        if dated:
+            self.copies[source.name] = Copies.joined(copies)
         return found
 
     def _unfold(self, source: SourceDefinition, lanes: Sequence[LanePlan]) -> None:
@@ -194,7 +202,8 @@ class BucketedPast:
         status = np.full((len(t), len(lane.outputs)), NULL, np.uint8)
         texts: dict[int, list[pa.Array]] = {i: [] for i, c in enumerate(lane.columns) if c.dtype == "str"}
         name = f"windows of {lane.columns[0].name}"
-        for place, (found,) in enumerate(self._run(Scan(bare, as_of), name, read)):
+        copies = self.copies[lane.source.name] if lane.dated else None
+        for place, (found,) in enumerate(self._run(Scan(bare, as_of, copies), name, read)):
             rows = order[ends[place] : ends[place + 1]]
             for i in range(len(lane.outputs)):
                 words[rows, i], status[rows, i] = found[f"w{i}"].to_numpy(), found[f"s{i}"].to_numpy()

@@ -75,6 +75,11 @@ class LanePlan:
         return column is not None and self.lane.values[column] is ValueType.REF
 
     @cached_property
+    def dated(self) -> bool:
+        """Return whether latest values hold only while the newest copy of the source's table has their key."""
+        return self.source.history == "snapshots" and any(o.aggregate == "latest" for o in self.outputs)
+
+    @cached_property
     def keeps_nulls(self) -> bool:
         """Return whether an event without any value counts too."""
         return self.lane.state or any(o.column is None for o in self.outputs)

@@ -19,6 +19,7 @@ from headrace.features.lanes import ORDER
 from headrace.features.offline import lane_events, texts_by_id
 from headrace.features.plan import FeaturePlan
 from headrace.features.rows import RowCodec
+from headrace.features.snapshots import note_copies
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.features.windows import OnlineLane
 from headrace.sources.record import ROW_ID
@@ -78,6 +79,9 @@ def backfill(
             access = transaction.access(DATABASE)
             for identity, text in sorted(texts.items()):
                 access.put(text_key(identity), text.encode())
+            if living.lane.dated and len(living.history):
+                history = living.history
+                note_copies(access, history.source.name, int(history.arrival.max()), history.copies.moments.tolist())
         for part in _parts(sorted((living.lane.prefix + key, span) for key, span in living.spans.items())):
             with store.write() as transaction:
                 get = transaction.access(DATABASE).get

@@ -67,7 +67,7 @@ class Materializer:
 
     def __init__(self, project: Project, stores: Stores, progress: Progress) -> None:
         self.project, self.stores, self.progress = project, stores, progress
-        self.path = StreamPath([project.plan])
+        self.path = StreamPath([project.plan], in_parts=True)
         self.sources = {source.name: source for source in project.plan.sources}
 
     def bring_up(self, fresh: Mapping[str, Fresh] | None = None) -> Materialized:
@@ -176,6 +176,7 @@ class Materializer:
         with self.stores.online.write() as transaction:
             for name, version in versions.items():
                 transaction.put(DATABASE, applied_key(name), str(version).encode())
+            self.path.whole(transaction.access(DATABASE))
             self.path.expire(transaction, newest)
             repair(transaction, self.project.plan, self._reveals)
 
