@@ -52,7 +52,18 @@ from headrace.sources.record import ARRIVAL, ROW_ID
 
 BUCKET_ROWS: int = EngineSettings.model_fields["bucket_rows"].default
 SMALLEST = 65_536  # rows of a dataset that are read at a time
-Reveals: TypeAlias = pa.Table | pads.Dataset
+DEALT, PARTS = 262_144, 256  # rows that are dealt at a time, unless that would make more files than these
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Hold reveals that are read piece by piece, in their order: about how many, and what yields them."""
+
+    rows: int
+    read: Callable[[], Iterator[pa.Table]]
+
+
+Reveals: TypeAlias = pa.Table | pads.Dataset | Streamed
 Told = Callable[[str, int, int], None]  # what is done, how many buckets, of how many
 
 
@@ -94,7 +105,7 @@ class Shuffle:
 
     def opened(self) -> Callable[[int], pa.Table]:
         """Return a function that reads one bucket, in the order in which its rows were added; files stay open with it."""
-        files = [pa.ipc.open_file(pa.memory_map(str(path))) for path in self.files]
+        files = [pa.ipc.open_file(pa.OSFile(str(path))) for path in self.files]
         return lambda place: pa.Table.from_batches([file.get_batch(place) for file in files])
 
 
@@ -154,7 +165,7 @@ class BucketedPast:
     def _deal(self, source: SourceDefinition, reveals: Reveals, at_once: int, *, dated: bool) -> Shuffle:
         found, place = Shuffle(self.folder / source.name, self.count), 0
         copies: list[Copies] = []
-        for table in _pieces(reveals, at_once):
+        for table in _pieces(reveals, min(at_once, max(DEALT, -(-_rows(reveals) // PARTS)))):
             numbered = table.append_column(PLACE, pa.array(np.arange(place, place + table.num_rows)))
             place += table.num_rows
             numbered = numbered.filter(pc.less_equal(numbered[ARRIVAL], self.as_of))
@@ -244,16 +255,25 @@ def _pieces(reveals: Reveals, at_once: int) -> Iterator[pa.Table]:
     if isinstance(reveals, pa.Table):
         yield from (reveals.slice(start, at_once) for start in range(0, max(reveals.num_rows, 1), at_once))
         return
-    waiting: list[pa.RecordBatch] = []
-    rows, schema = 0, reveals.schema
-    small = min(at_once, SMALLEST)
-    for batch in reveals.to_batches(batch_size=small, batch_readahead=1, fragment_readahead=1):
-        if rows + batch.num_rows > at_once and waiting:
-            yield pa.Table.from_batches(waiting, schema)
+    waiting: list[pa.Table] = []
+    rows = 0
+    for part in _parts(reveals, min(at_once, SMALLEST)):
+        if rows + part.num_rows > at_once and rows:
+            yield pa.concat_tables(waiting)
             waiting, rows = [], 0
-        waiting.append(batch)
-        rows += batch.num_rows
-    yield pa.Table.from_batches(waiting, schema)
+        waiting.append(part)
+        rows += part.num_rows
+    yield pa.concat_tables(waiting)
+
+
+def _parts(reveals: pads.Dataset | Streamed, small: int) -> Iterator[pa.Table]:
+    """Yield what a dataset's files or a table store give at a time; the first may be empty."""
+    if isinstance(reveals, Streamed):
+        yield from reveals.read()
+        return
+    yield reveals.schema.empty_table()
+    for batch in reveals.to_batches(batch_size=small, batch_readahead=1, fragment_readahead=1):
+        yield pa.Table.from_batches([batch])
 
 
 def hashes_of(keys: Sequence[bytes]) -> Ints:
@@ -267,7 +287,13 @@ def buckets_for(reveals: Mapping[str, Reveals], engine: Engine, bucket_rows: int
 
 
 def _largest(reveals: Mapping[str, Reveals]) -> int:
-    return max((r.count_rows() if isinstance(r, pads.Dataset) else r.num_rows for r in reveals.values()), default=0)
+    return max(map(_rows, reveals.values()), default=0)
+
+
+def _rows(reveals: Reveals) -> int:
+    if isinstance(reveals, Streamed):
+        return reveals.rows
+    return int(reveals.num_rows if isinstance(reveals, pa.Table) else reveals.count_rows())
 
 
 @dataclass(frozen=True)
@@ -322,6 +348,8 @@ class Spread:
 
 
 def _table(reveals: Reveals) -> pa.Table:
+    if isinstance(reveals, Streamed):
+        return pa.concat_tables(reveals.read())
     return reveals if isinstance(reveals, pa.Table) else reveals.to_table()
 
 

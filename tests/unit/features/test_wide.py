@@ -128,7 +128,7 @@ def test_other_groups_may_be_as_wide() -> None:
     body |= {f"s{i}": hr.sum(definition.by_name[f"c{i}"]).over("1d", "7d") for i in range(0, 130, 4)}
     body["on"] = hr.sum(definition.by_name["c0"]).over("1d", on=definition.by_name["made"])
     body["rows"] = hr.count().over("7d")
-    wide = type("Wide", (hr.FeatureGroup,), body, of=table, entity=table.customer)  # type: ignore[call-overload, attr-defined]
+    wide = type("Wide", (hr.FeatureGroup,), body, of=table, entity=table.customer)  # type: ignore[attr-defined]
     plan = plan_features([wide], "")
     widths = [len(lane.values) for lane in plan.groups[0].lanes]
     assert sorted(widths) == [1, 2, 64, 64]

@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
 import pyarrow.fs as fs
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
@@ -21,6 +23,7 @@ from headrace.storage.tables.protocol import Capabilities, Change, Commit, Descr
 from headrace.storage.tables.schema import ensure_columns, ensure_fits, expression, sql, stored_rows
 
 ATTEMPTS = 20
+PORTION = 65_536  # rows of a scan at a time
 MILLISECOND = 1_000
 LOG_RETENTION, LOG_DAYS = "delta.logRetentionDuration", 30
 
@@ -97,19 +100,50 @@ class DeltaTables:
         version: int | None = None,
     ) -> pa.Table:
         """Return the rows that satisfy all filters, at a version (the newest by default)."""
+        delta, schema, condition = self._asked(table, columns, where, version)
+        with self._reading(table, delta, version):
+            return self._files(table, delta).to_table(columns=schema.names, filter=condition).cast(schema)
+
+    def scan(
+        self,
+        table: str,
+        *,
+        columns: Sequence[str] | None = None,
+        where: Sequence[Filter] = (),
+        version: int | None = None,
+    ) -> Iterator[pa.Table]:
+        """Yield what `read` returns, in the same order, in portions of which only a few are in memory at a time."""
+        delta, schema, condition = self._asked(table, columns, where, version)
+
+        def portions() -> Iterator[pa.Table]:
+            with self._reading(table, delta, version):
+                for group in _row_groups(self._files(table, delta), schema.names, condition):
+                    yield from (pa.Table.from_batches([batch]).cast(schema) for batch in group)
+
+        return portions()
+
+    def _asked(
+        self, table: str, columns: Sequence[str] | None, where: Sequence[Filter], version: int | None
+    ) -> tuple[DeltaTable, pa.Schema, pc.Expression | None]:
+        """Return a table at a version, the columns that are asked of it and the condition on its rows."""
         delta = self._existing(table)
-        place = self._where(table)
         if version is not None:
             self._go_back(table, delta, version)
         schema = _columns(delta)
         names = list(schema.names if columns is None else columns)
-        ensure_columns(schema.names, names, place)
-        condition = expression(where, schema, place)
+        ensure_columns(schema.names, names, self._where(table))
+        asked = pa.schema([schema.field(name) for name in names])
+        return delta, asked, expression(where, schema, self._where(table))
+
+    def _files(self, table: str, delta: DeltaTable) -> pads.Dataset:
+        # Arrow's own file system: threads that call back into Python may abort the process when it exits.
+        files = fs.SubTreeFileSystem(str(self._path(table).absolute()), fs.LocalFileSystem())
+        return delta.to_pyarrow_dataset(filesystem=files)
+
+    @contextmanager
+    def _reading(self, table: str, delta: DeltaTable, version: int | None) -> Iterator[None]:
         try:
-            # Arrow's own file system: threads that call back into Python may abort the process when it exits.
-            files = fs.SubTreeFileSystem(str(self._path(table).absolute()), fs.LocalFileSystem())
-            found = delta.to_pyarrow_dataset(filesystem=files).to_table(columns=names, filter=condition)
-            return found.cast(pa.schema([schema.field(name) for name in names]))
+            yield
         except (OSError, DeltaError, pa.ArrowException) as error:
             if version is not None and isinstance(error, FileNotFoundError):
                 raise self._no_version(table, version, delta) from error
@@ -321,6 +355,15 @@ _private_files = _PrivateFiles()
 
 def _columns(delta: DeltaTable) -> pa.Schema:
     return pa.schema(delta.schema().to_arrow())
+
+
+def _row_groups(
+    files: pads.Dataset, names: Sequence[str], condition: pc.Expression | None
+) -> Iterator[Iterator[pa.RecordBatch]]:
+    """Yield each row group's batches: a scan of all files would read ahead of a slow caller, up to a gigabyte."""
+    asked = {"schema": files.schema, "columns": list(names), "filter": condition, "batch_size": PORTION}
+    for file in files.get_fragments(condition):
+        yield from (group.to_batches(**asked) for group in file.split_by_row_group(condition, files.schema))
 
 
 def _merge(delta: DeltaTable, cluster_by: Sequence[str]) -> None:
