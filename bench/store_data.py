@@ -113,21 +113,21 @@ def _drawn(name: str) -> dict[str, pa.Table]:
     return {f"labels_{size}": labels, f"feats_{size}": rows}
 
 
-def _source(name: str, columns: dict[str, tuple[Any, Any]], history: Any = None) -> Any:
+def _source(name: str, columns: dict[str, tuple[Any, Any]]) -> Any:
     def fill(scope: dict[str, Any]) -> None:
         scope["__module__"] = __name__
         scope["__annotations__"] = {column: dtype for column, (dtype, _) in columns.items()}
         scope.update({column: made for column, (_, made) in columns.items()})
 
-    return types.new_class(name, (hr.Source,), {"history": history}, fill)
+    return types.new_class(name, (hr.Source,), {}, fill)
 
 
 def _table(name: str, features: dict[str, Any]) -> type[hr.FeatureGroup]:
     """Return features of a table that something else computed: the newest row that was there holds."""
     columns: dict[str, tuple[Any, Any]] = {"entity_id": (hr.Column[int], hr.entity())}
     columns |= {"event_timestamp": (hr.Column[hr.Instant], hr.event_time())}
-    columns |= {feature: (dtype, hr.column()) for feature, dtype in features.items()}
-    source = _source(name.title(), columns, "snapshots")
+    columns |= {feature: (dtype, hr.column(state=True)) for feature, dtype in features.items()}
+    source = _source(name.title(), columns)
     return hr.precomputed(source, entity=source.entity_id)
 
 

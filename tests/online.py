@@ -3,7 +3,7 @@
 import hashlib
 
 from headrace.features.stream import COMMITS, DATABASE
-from headrace.pipelines.stores import APPLIED
+from headrace.pipelines.stores import APART, APPLIED
 from headrace.storage.keyvalue import KeyValue
 
 
@@ -12,6 +12,6 @@ def applied_digest(store: KeyValue) -> str:
     found = hashlib.sha256()
     with store.read() as snapshot:
         for key, value in snapshot.items(DATABASE):
-            if not key.startswith((APPLIED, COMMITS)):
+            if not key.startswith((APPLIED, APART, COMMITS)):
                 found.update(b"%d %d " % (len(key), len(value)) + key + value)
     return found.hexdigest()

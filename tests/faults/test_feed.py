@@ -28,7 +28,7 @@ from headrace.core.time import HOUR, MINUTE, Instant, SystemClock
 from headrace.features.online import OnlineFeatures
 from headrace.features.stream import COMMITS, DATABASE, StreamPath
 from headrace.pipelines.project import Project
-from headrace.pipelines.stores import APPLIED, CONTROL, Stores, open_stores
+from headrace.pipelines.stores import APART, APPLIED, CONTROL, Stores, open_stores
 from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID
 from headrace.storage.streams import open_streams
 from headrace.testing.servers import free_port, kafka_broker, redis_server
@@ -186,7 +186,7 @@ def values(stores: Stores, project: Project) -> list[tuple[Any, ...]]:
                 row = {"order_id": "x", "placed": t, "shop": f"shop-{shop}", "items": 3}
                 vector = features.read(get, [row.get(column.name) for column in project.plan.row], t)
                 found.append((shop, t, *vector.to_dict().items()))
-        rows = [item for item in snapshot.items(DATABASE) if not item[0].startswith((b"L", APPLIED, COMMITS))]
+        rows = [item for item in snapshot.items(DATABASE) if not item[0].startswith((b"L", APPLIED, APART, COMMITS))]
     return [*found, *rows]
 
 

@@ -63,7 +63,7 @@ def test_buckets_do_not_change_a_bit(tmp_path: Path, seed: int, reveals: int, ro
 def test_lanes_can_be_sent_whatever_was_compiled_for_them() -> None:
     for lane in lanes_of(PLAN):
         lane.lane.pack([None] * len(lane.lane.values))
-        assert pack_function(Scan(bare_lane(lane), None))
+        assert pack_function(Scan(bare_lane(lane), None, None))
 
 
 def test_rows_in_hand_and_classes_stay_where_they_are() -> None:

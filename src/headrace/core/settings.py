@@ -171,7 +171,11 @@ class StoreSettings(Table):
     """Say where state is kept; a shape without a URL lives embedded in the state folder."""
 
     state: str = Field(default=".headrace", description="the state folder, from this file's folder or absolute")
-    tables: str | None = Field(default=None, repr=False, description="URL of the tables, as `delta:PATH` or `s3:BUCKET/PREFIX` (reached as `[s3]` says)")
+    tables: str | None = Field(
+        default=None,
+        repr=False,
+        description="URL of the tables, as `delta:PATH` or `s3:BUCKET/PREFIX` (reached as `[s3]` says)",
+    )
     blobs: str | None = Field(default=None, repr=False, description="URL of the blobs, as file:PATH")
     keyvalue: str | None = Field(
         default=None, repr=False, description="URL of the online state, as lmdb:PATH or redis://HOST:PORT"

@@ -19,6 +19,7 @@ from headrace.features.history import History, Ints, row_prefix
 from headrace.features.lane_plan import LanePlan
 from headrace.features.offline import answers, lane_versions, tells_texts
 from headrace.features.past import RowsAsked, keys_of, rows_of
+from headrace.features.snapshots import Copies
 from headrace.features.windows import LaneEvents, ValueType
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import ROW_ID
@@ -49,6 +50,7 @@ class Scan:
 
     lane: LanePlan
     as_of: int | None
+    copies: Copies | None
 
     def __call__(self, tables: Tables) -> list[pa.Table]:
         """Return words, statuses and texts of each question."""
@@ -56,7 +58,8 @@ class Scan:
         encoded = stored["key"].combine_chunks().dictionary_encode()
         events = _events(self.lane, stored, encoded.indices.to_numpy().astype(np.int64))
         query = pc.fill_null(pc.index_in(asked["key"], value_set=encoded.dictionary), -1).to_numpy().astype(np.int64)
-        found = answers(self.lane, events, query, asked["t"].to_numpy(), _texts(self.lane, stored), as_of=self.as_of)
+        t, texts = asked["t"].to_numpy(), _texts(self.lane, stored)
+        found = answers(self.lane, events, query, t, texts, self.as_of, self.copies)
         columns: dict[str, Any] = {f"w{i}": found.words[:, i] for i in range(len(self.lane.outputs))}
         columns |= {f"s{i}": found.status[:, i] for i in range(len(self.lane.outputs))}
         return [pa.table(columns | {f"t{i}": column for i, column in found.texts.items()})]

@@ -47,12 +47,24 @@ from headrace.features.offline import LaneAnswers, fill_queries, refuse_missing
 from headrace.features.past import HistoryPast, OwnRows, RowsAsked, WholePast
 from headrace.features.plan import DatasetPlan, FeaturePlan
 from headrace.features.record import NULL
+from headrace.features.snapshots import Copies
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import ARRIVAL, ROW_ID
 
 BUCKET_ROWS: int = EngineSettings.model_fields["bucket_rows"].default
 SMALLEST = 65_536  # rows of a dataset that are read at a time
-Reveals: TypeAlias = pa.Table | pads.Dataset
+DEALT, PARTS = 262_144, 256  # rows that are dealt at a time, unless that would make more files than these
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Hold reveals that are read piece by piece, in their order: about how many, and what yields them."""
+
+    rows: int
+    read: Callable[[], Iterator[pa.Table]]
+
+
+Reveals: TypeAlias = pa.Table | pads.Dataset | Streamed
 Told = Callable[[str, int, int], None]  # what is done, how many buckets, of how many
 
 
@@ -94,7 +106,7 @@ class Shuffle:
 
     def opened(self) -> Callable[[int], pa.Table]:
         """Return a function that reads one bucket, in the order in which its rows were added; files stay open with it."""
-        files = [pa.ipc.open_file(pa.memory_map(str(path))) for path in self.files]
+        files = [pa.ipc.open_file(pa.OSFile(str(path))) for path in self.files]
         return lambda place: pa.Table.from_batches([file.get_batch(place) for file in files])
 
 
@@ -143,19 +155,26 @@ class BucketedPast:
     ) -> None:
         self.as_of, self.engine, self.folder, self.told = as_of, engine, folder, told
         self.count = buckets_for(reveals, engine, bucket_rows)
-        self.reveals = {s.name: self._deal(s.name, reveals[s.name], bucket_rows) for s in sources}
+        dated = {lane.source.name for lane in lanes if lane.dated}
+        self.copies: dict[str, Copies] = {}
+        self.reveals = {s.name: self._deal(s, reveals[s.name], bucket_rows, dated=s.name in dated) for s in sources}
         self.lanes: dict[LanePlan, tuple[LanePlan, Shuffle]] = {}
         for source in sources:
             mine = [lane for lane in lanes if lane.source.name == source.name]
             self._unfold(source, list(dict.fromkeys(mine)))
 
-    def _deal(self, source: str, reveals: Reveals, at_once: int) -> Shuffle:
-        found, place = Shuffle(self.folder / source, self.count), 0
-        for table in _pieces(reveals, at_once):
+    def _deal(self, source: SourceDefinition, reveals: Reveals, at_once: int, *, dated: bool) -> Shuffle:
+        found, place = Shuffle(self.folder / source.name, self.count), 0
+        copies: list[Copies] = []
+        for table in _pieces(reveals, min(at_once, max(DEALT, -(-_rows(reveals) // PARTS)))):
             numbered = table.append_column(PLACE, pa.array(np.arange(place, place + table.num_rows)))
             place += table.num_rows
             numbered = numbered.filter(pc.less_equal(numbered[ARRIVAL], self.as_of))
+            if dated:
+                copies.append(Copies.of(source, numbered))
             found.add(numbered, hashes_of(numbered[ROW_ID].to_pylist()) % self.count)
+        if dated:
+            self.copies[source.name] = Copies.joined(copies)
         return found
 
     def _unfold(self, source: SourceDefinition, lanes: Sequence[LanePlan]) -> None:
@@ -195,7 +214,8 @@ class BucketedPast:
         status = np.full((len(t), len(lane.outputs)), NULL, np.uint8)
         texts: dict[int, list[pa.Array]] = {i: [] for i, c in enumerate(lane.columns) if c.dtype == "str"}
         name = f"windows of {lane.columns[0].name}"
-        for place, (found,) in enumerate(self._run(Scan(bare, as_of), name, read)):
+        copies = self.copies[lane.source.name] if lane.dated else None
+        for place, (found,) in enumerate(self._run(Scan(bare, as_of, copies), name, read)):
             rows = order[ends[place] : ends[place + 1]]
             for i in range(len(lane.outputs)):
                 words[rows, i], status[rows, i] = found[f"w{i}"].to_numpy(), found[f"s{i}"].to_numpy()
@@ -236,16 +256,25 @@ def _pieces(reveals: Reveals, at_once: int) -> Iterator[pa.Table]:
     if isinstance(reveals, pa.Table):
         yield from (reveals.slice(start, at_once) for start in range(0, max(reveals.num_rows, 1), at_once))
         return
-    waiting: list[pa.RecordBatch] = []
-    rows, schema = 0, reveals.schema
-    small = min(at_once, SMALLEST)
-    for batch in reveals.to_batches(batch_size=small, batch_readahead=1, fragment_readahead=1):
-        if rows + batch.num_rows > at_once and waiting:
-            yield pa.Table.from_batches(waiting, schema)
+    waiting: list[pa.Table] = []
+    rows = 0
+    for part in _parts(reveals, min(at_once, SMALLEST)):
+        if rows + part.num_rows > at_once and rows:
+            yield pa.concat_tables(waiting)
             waiting, rows = [], 0
-        waiting.append(batch)
-        rows += batch.num_rows
-    yield pa.Table.from_batches(waiting, schema)
+        waiting.append(part)
+        rows += part.num_rows
+    yield pa.concat_tables(waiting)
+
+
+def _parts(reveals: pads.Dataset | Streamed, small: int) -> Iterator[pa.Table]:
+    """Yield what a dataset's files or a table store give at a time; the first may be empty."""
+    if isinstance(reveals, Streamed):
+        yield from reveals.read()
+        return
+    yield reveals.schema.empty_table()
+    for batch in reveals.to_batches(batch_size=small, batch_readahead=1, fragment_readahead=1):
+        yield pa.Table.from_batches([batch])
 
 
 def hashes_of(keys: Sequence[bytes]) -> Ints:
@@ -259,7 +288,13 @@ def buckets_for(reveals: Mapping[str, Reveals], engine: Engine, bucket_rows: int
 
 
 def _largest(reveals: Mapping[str, Reveals]) -> int:
-    return max((r.count_rows() if isinstance(r, pads.Dataset) else r.num_rows for r in reveals.values()), default=0)
+    return max(map(_rows, reveals.values()), default=0)
+
+
+def _rows(reveals: Reveals) -> int:
+    if isinstance(reveals, Streamed):
+        return reveals.rows
+    return int(reveals.num_rows if isinstance(reveals, pa.Table) else reveals.count_rows())
 
 
 @dataclass(frozen=True)
@@ -314,6 +349,8 @@ class Spread:
 
 
 def _table(reveals: Reveals) -> pa.Table:
+    if isinstance(reveals, Streamed):
+        return pa.concat_tables(reveals.read())
     return reveals if isinstance(reveals, pa.Table) else reveals.to_table()
 
 

@@ -11,6 +11,7 @@ from headrace.core.time import civil_time
 from headrace.features.events import head_keys
 from headrace.features.plan import FeaturePlan
 from headrace.features.record import OK
+from headrace.features.snapshots import COPIES, Held
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.features.windows import OnlineLane
 from headrace.storage.keyvalue import Snapshot
@@ -30,6 +31,9 @@ def state_digest(snapshot: Snapshot, plan: FeaturePlan) -> str:
     for group in sorted(plan.groups, key=lambda group: group.hash):
         for lane in group.lanes:
             online = OnlineLane(lane.lane, lane.outputs)
+            if lane.dated:
+                copies = Held.load(get(COPIES + lane.source.name.encode()))
+                online.hold_from(copies.newest(newest + 1, state=lane.lane.state))
             newest_values = np.array([output.window is None for output in lane.outputs])
             for key in head_keys(key for key, _ in snapshot.items(DATABASE, lane.prefix)):
                 kept = [e for e in online.events(get, key) if e.moment >= newest - lane.lane.keep]

@@ -19,6 +19,7 @@ from headrace.features.lane_plan import LanePlan
 from headrace.features.offline import lane_events, texts_by_id
 from headrace.features.plan import FeaturePlan
 from headrace.features.record import OK
+from headrace.features.snapshots import Copies
 from headrace.features.windows import LaneEvents, Output, scan
 
 SHOWN = 50
@@ -122,13 +123,15 @@ class _Log:
     events: LaneEvents
     keys: pa.Array
     texts: dict[int, str]
+    copies: Copies | None
 
 
 def _log(logs: dict[bytes, _Log], lane: LanePlan, histories: Mapping[str, History]) -> _Log:
     """Return a lane's log, computed once for all its outputs."""
     if lane.prefix not in logs:
         history = histories[lane.source.name]
-        logs[lane.prefix] = _Log(*lane_events(lane, history), texts_by_id(lane, history))
+        copies = history.copies if lane.dated else None
+        logs[lane.prefix] = _Log(*lane_events(lane, history), texts_by_id(lane, history), copies)
     return logs[lane.prefix]
 
 
@@ -136,7 +139,8 @@ def _explain(lane: LanePlan, output: int, log: _Log, key: bytes, t: int, name: s
     events, number = log.events, log.keys.index(pa.scalar(key, pa.binary())).as_py() if key else -1
     back = t if lane.zone is None else civil_time(t, lane.zone)
     one = np.array([number]), np.array([t])
-    words, status, folds = scan(lane.lane, lane.outputs, events, *one, query_at=np.array([back]))
+    since = None if log.copies is None else log.copies.newest(one[1], state=lane.lane.state)
+    words, status, folds = scan(lane.lane, lane.outputs, events, *one, query_at=np.array([back]), query_since=since)
     if output in folds and status[0, output] == OK:
         result = Folder(lane, output).result(folds[output][0], log.texts.__getitem__)
         words[0, output], status[0, output] = result
@@ -144,6 +148,8 @@ def _explain(lane: LanePlan, output: int, log: _Log, key: bytes, t: int, name: s
     mine = np.flatnonzero(events.key == number)
     mine = mine[np.lexsort((events.row[mine], events.arrival[mine], events.moment[mine]))][::-1]
     reasons = _reasons(lane, output, events, mine, t, back)
+    if since is not None and lane.outputs[output].aggregate == "latest":
+        reasons[(reasons == USED) & (events.moment[mine] < since[0])] = GONE
     used = reasons == USED
     refused = np.flatnonzero(~used)
     near = refused[np.argsort(np.abs(events.moment[mine[refused]] - t), kind="stable")][:SHOWN]
@@ -164,7 +170,7 @@ def _explain(lane: LanePlan, output: int, log: _Log, key: bytes, t: int, name: s
     )
 
 
-USED, ABSENT_YET, AFTER, CORRECTED, OLD, EMPTY, REPLACED, BEYOND, ENDED = range(9)
+USED, ABSENT_YET, AFTER, CORRECTED, OLD, EMPTY, REPLACED, BEYOND, ENDED, GONE = range(10)
 
 
 def _reasons(
@@ -205,6 +211,7 @@ def _use(lane: LanePlan, place: int | None, log: _Log, i: int, t: int, reason: i
         OLD: f"is older than {_span(int(limit or 0), what)}",
         BEYOND: f"lies beyond the window, {_span(0, what)}",
         ENDED: "held until a moment that has passed",
+        GONE: "a newer snapshot is without it",
         EMPTY: "its value is null",
         REPLACED: "a newer one holds",
     }[reason]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from headrace.core.expressions import Column
 from headrace.features.equal import certainly_distinct, hashed_ids
 from headrace.features.rows import ABSENT
+from headrace.features.snapshots import Copies
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID
 from headrace.sources.stated import Stated
@@ -78,6 +79,11 @@ class History:
         """Return which columns each reveal states."""
         found = Stated.of(self.table)
         return found if self.single else found.take(self.order)
+
+    @cached_property
+    def copies(self) -> Copies:
+        """Return the whole copies of the table that the reveals make up."""
+        return Copies.of(self.source, self.table)
 
     def row_hashes(self, versions: Ints) -> Ints:
         """Return the tie-breaking hash of the row of each of some versions, the same as the stream's."""

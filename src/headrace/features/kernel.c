@@ -128,6 +128,7 @@ typedef struct Lane {
   int64_t room;      /* of each list */
   int64_t t, edge, lower; /* values of events that stand in [lower, edge) enter the next window */
   int64_t trusted; /* latest values before this instant may not be the latest */
+  int64_t since;   /* latest values before this instant hold no longer */
   int32_t next, damaged, no_memory;
   int64_t *pool, pooled, pool_room; /* values that folds take: n, then n values, oldest first */
   int64_t *words;
@@ -203,6 +204,7 @@ Lane *lane_new(int32_t columns, const int32_t *types, const Frames *frames, int3
   lane->known = frames->known;
   lane->shift = frames->shift;
   lane->hop = frames->hop;
+  lane->since = INT64_MIN;
   lane->own.column = calloc((size_t)columns + 1, sizeof(Column));
   lane->need = calloc((size_t)columns + 1, sizeof(Need));
   lane->window = calloc((size_t)windows + 1, sizeof(int64_t));
@@ -318,7 +320,7 @@ static int of_sum(Lane *lane, const Column *column, int kind, int type, int64_t 
 
 static int of_latest(const Lane *lane, const Column *column, const Output *o, int64_t *word) {
   if (lane->trusted > INT64_MIN && (!column->seen || column->last_moment < lane->trusted)) return STALE;
-  if (!column->seen) return NONE;
+  if (!column->seen || column->last_moment < lane->since) return NONE;
   if (minus(lane->t, column->last_moment) > o->age) return EXPIRED;
   if (column->last_null) return NONE;
   if (o->until >= 0) {
@@ -714,6 +716,9 @@ static int push(Lane *lane, const int64_t *at, int64_t words, int64_t level) {
   return 0;
 }
 
+/* From now on let latest values hold only if they are not older than an instant. */
+void lane_since(Lane *lane, int64_t since) { lane->since = since; }
+
 /* Begin to read a head (NULL: there is none) as of t. `head` and blocks must stay until the read has ended. */
 int64_t read_head(Lane *lane, const int64_t *head, int64_t bytes, int64_t t, int64_t at, int64_t *words,
                   uint8_t *status) {
@@ -846,6 +851,7 @@ typedef struct {
 typedef struct {
   int64_t n;
   const int64_t *key, *t, *at, *place; /* sorted by (key, t, at); `place` says where results go */
+  const int64_t *since;                /* of each label, before which instant latest values hold no longer; may be NULL */
 } Labels;
 
 /* Memory that is released all at once. */
@@ -1231,6 +1237,7 @@ static int64_t scan_key(Lane *lane, const int64_t *rows, int64_t n, const Labels
   for (int64_t i = from; i < to && found >= 0; i++) {
     int64_t at = labels->place[i] * stride;
     begin(lane, labels->t[i], labels->at[i], words + at, status + at);
+    if (labels->since) lane->since = labels->since[i];
     if (sweeps) {
       move_to(&sweep);
       sweep_label(&sweep);

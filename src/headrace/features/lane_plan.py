@@ -19,6 +19,7 @@ from headrace.core.identity import content_hash
 from headrace.core.time import DAY
 from headrace.features.aggregates import FOR_EVER, Feature
 from headrace.features.definition import FeatureGroup, GroupDefinition
+from headrace.features.lanes import MAX_COLUMNS
 from headrace.features.outputs import sketch_bits
 from headrace.features.record import FeatureColumn
 from headrace.features.windows import KERNEL_VERSION, Lane, Output, ValueType
@@ -75,6 +76,11 @@ class LanePlan:
         return column is not None and self.lane.values[column] is ValueType.REF
 
     @cached_property
+    def dated(self) -> bool:
+        """Return whether latest values hold only while the newest copy of the source's table has their key."""
+        return self.source.history == "snapshots" and any(o.aggregate == "latest" for o in self.outputs)
+
+    @cached_property
     def keeps_nulls(self) -> bool:
         """Return whether an event without any value counts too."""
         return self.lane.state or any(o.column is None for o in self.outputs)
@@ -124,17 +130,22 @@ class _LaneBuilder:
     on: Moment | None
     zone: str | None
     values: list[Expr[Any]] = field(default_factory=list)
+    places: dict[str, int] = field(default_factory=dict)
     outputs: list[Output] = field(default_factory=list)
     columns: list[FeatureColumn] = field(default_factory=list)
     features: list[tuple[Feature, str | None]] = field(default_factory=list)
 
+    def takes(self, value: Expr[Any] | None, source: SourceDefinition) -> bool:
+        """Return whether a value has its place in the lane, or room for one beside what the lane itself needs."""
+        own = (self.on is not None) + (source.ends is not None and str(source.ends) not in self.places)
+        return value is None or str(value) in self.places or len(self.values) + own < MAX_COLUMNS
+
     def place(self, value: Expr[Any]) -> int:
         """Return the place of a value in the lane, the same for the same expression."""
-        names = [str(v) for v in self.values]
-        if str(value) not in names:
+        found = self.places.setdefault(str(value), len(self.values))
+        if found == len(self.values):
             self.values.append(value)
-            return len(self.values) - 1
-        return names.index(str(value))
+        return found
 
     def add(self, feature: Feature, part: str | None, dtype: str, output: Output) -> None:
         """Add an output with its column."""
@@ -205,7 +216,12 @@ def _builder_for(
     moment = Moment.latest(moments)
     state = value is not None and all(c.state for c in columns_of(value)) and bool(columns_of(value))
     key = f"{moment}|{feature.aggregate.where}|{state}|{on}|{zone}"
-    return builders.setdefault(key, _LaneBuilder(moment, feature.aggregate.where, state, on, zone))
+    # A null mask has so many bits: what is beyond them goes to further lanes, which share nothing but the key.
+    found, number = builders.setdefault(key, _LaneBuilder(moment, feature.aggregate.where, state, on, zone)), 0
+    while not found.takes(value, source):
+        number += 1
+        found = builders.setdefault(f"{key}|{number}", _LaneBuilder(moment, feature.aggregate.where, state, on, zone))
+    return found
 
 
 def _placed(

@@ -36,6 +36,7 @@ SEAL, SLACK, FAN, MOST_ENTRIES = 96, 16, 8, 28
 # newest kept value is the newest there is: a late one below the floor is older than any of them.
 DEPTH = 8
 NEVER, END = -(2**63), 2**63 - 1
+WHOLE = bytes(8)  # the null mask of an event without nulls
 HEAD, ORDER, ENTRY = Struct("<Q4q"), Struct("<3q"), Struct("<6q")
 ENTRY_BYTES, PART_BYTES = 48, 112
 
@@ -227,9 +228,9 @@ class Chunks:
         edits = [edit for edit in edits if edit[0][0] >= floor]
         self._apply(store, key, head, edits)
         lost = False
-        if remove is not None and self.lane.latest and head.floor > NEVER and head.removals < DEPTH:
-            head.removals += 1
-            lost = head.removals == DEPTH
+        if remove is not None and self.lane.latest and head.floor > NEVER and not self._follows(add, remove):
+            lost = head.removals == DEPTH - 1
+            head.removals = min(head.removals + 1, DEPTH)
             head.flags |= REBUILD * lost
         if len(head.open) >= self.limit:
             self._seal(store, key, head)
@@ -237,6 +238,10 @@ class Chunks:
         marks = self.marks | head.flags << 16 | head.removals << 24 | len(head.sealed) // self.entry << 32
         store.put(key, HEAD.pack(marks, head.version, head.newest, head.floor, head.number) + head.sealed + head.open)
         return lost
+
+    def _follows(self, add: tuple[int, int, int, bytes] | None, remove: Order) -> bool:
+        """Tell whether a newer event with all values takes a removed one's place: no newest value is lost by that."""
+        return add is not None and add[:3] > remove and (self.lane.state or add[3][:8] == WHOLE)
 
     def load(self, key: bytes, blob: bytes | None) -> _Head:
         """Return a key's head, an empty one for None.
@@ -380,7 +385,8 @@ class Chunks:
             head.removals = 0
         old, head.sealed = head.sealed[:end], head.sealed[end:]
         rest = b"".join(reversed(self._survivors(store.get, key, old, self._values(head)))) if self.lane.latest else b""
-        head.floor = min(self._last(old, end - self.entry)[0], END - 2) + 1
+        # What came late may be dropped last though it is older than what was dropped before.
+        head.floor = max(head.floor, min(self._last(old, end - self.entry)[0], END - 2) + 1)
         for at in range(0, end, self.entry):
             self._drop(store, key, self._reference(old, at))
         if rest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -22,12 +22,14 @@ from headrace.features.lane_plan import LanePlan
 from headrace.features.online import call, fills_of
 from headrace.features.plan import BindingPlan, FeaturePlan
 from headrace.features.record import NO_KEY, NULL, OK
+from headrace.features.snapshots import Copies
 from headrace.features.windows import LaneEvents, Output, Scanned, ValueType, scan
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.plan import moments_on
 from headrace.sources.sql import query_reveals
 from headrace.sources.zones import civil_times
 
+Texts: TypeAlias = Mapping[int, str]  # by their ids
 ARROW_TYPES = {"float": pa.float64(), "int": pa.int64(), "bool": pa.bool_(), "str": pa.string(), "instant": pa.int64()}
 
 
@@ -87,7 +89,8 @@ class Histories:
             return newest_of(lane, history, events, keys.among(known), t)
         events, known = lane_events(lane, history)
         texts = texts_by_id(lane, history) if tells_texts(lane) else {}
-        return answers(lane, events, keys.among(known), t, texts, as_of=as_of)
+        copies = history.copies if lane.dated else None
+        return answers(lane, events, keys.among(known), t, texts, as_of, copies)
 
 
 def tells_texts(lane: LanePlan) -> bool:
@@ -97,16 +100,17 @@ def tells_texts(lane: LanePlan) -> bool:
 
 
 def answers(
-    lane: LanePlan, events: LaneEvents, query: Ints, t: Ints, texts: Mapping[int, str], *, as_of: int | None = None
+    lane: LanePlan, events: LaneEvents, query: Ints, t: Ints, texts: Texts, as_of: int | None, copies: Copies | None
 ) -> LaneAnswers:
-    """Return a lane's outputs for keys by their numbers, -1 for unknown ones; `texts` holds the texts of ids.
+    """Return a lane's outputs for keys by their numbers, -1 for unknown ones; `copies` are a dated lane's table's.
 
     Raises:
         UserCodeError: an aggregate of the project's own raised.
     """
     back = t if lane.zone is None else civil_times(t, lane.zone)
     seen = t if as_of is None else np.full(len(t), as_of, np.int64)
-    scanned = scan(lane.lane, lane.outputs, events, query, seen, query_at=back)
+    since = None if copies is None else copies.newest(seen, state=lane.lane.state)
+    scanned = scan(lane.lane, lane.outputs, events, query, seen, query_at=back, query_since=since)
     for output in scanned.folds:
         _fold(lane, output, scanned, texts)
     told = {}
@@ -316,9 +320,10 @@ def placed_versions(plan: LanePlan, history: History) -> tuple[LaneEvents, pa.Ar
 
 def newest_of(plan: LanePlan, history: History, events: LaneEvents, query: Ints, t: Ints) -> LaneAnswers:
     """Return a lane's outputs as values of the newest of `placed_versions`."""
+    since = history.copies.newest(t, state=plan.lane.state) if plan.dated else None
     ages = list(dict.fromkeys(o.parameter for o in plan.outputs))
     lane = replace(plan.lane, values=(ValueType.INT,))
-    scanned = scan(lane, [Output(0, "latest", None, age) for age in ages], events, query, t)
+    scanned = scan(lane, [Output(0, "latest", None, age) for age in ages], events, query, t, query_since=since)
     found = [scanned.words[:, i].copy() for i in range(len(ages))]
     taken = history.rows(tuple(dict.fromkeys(c for v in plan.values for c in columns_of(v))), np.maximum.reduce(found))
     words, texts = np.zeros((len(t), len(plan.outputs)), np.int64), {}

@@ -17,6 +17,7 @@ from headrace.features.fold import Folder
 from headrace.features.plan import BindingPlan, FeaturePlan, FunctionPlan
 from headrace.features.reads import RowReader
 from headrace.features.record import NO_KEY, NULL, OK, FeatureTable, FeatureVector
+from headrace.features.snapshots import COPIES, Held
 from headrace.features.windows import Bytes, Ints, OnlineLane
 
 Get = Callable[[bytes], bytes | None]
@@ -32,9 +33,12 @@ class _Binding:
         self.places = tuple(places)
         self.lanes, self.folds, at = [], [], plan.offset
         self.prefixes, self.absent = [lane.prefix for lane in plan.lanes], [None] * len(plan.lanes)
+        self.dated: list[tuple[bytes, bool, OnlineLane]] = []
         for lane in plan.lanes:
             online = OnlineLane(lane.lane, lane.outputs)
             self.lanes.append((online, at, lane.zone))
+            if lane.dated:
+                self.dated.append((COPIES + lane.source.name.encode(), lane.lane.state, online))
             folds = [(i, Folder(lane, i)) for i, output in enumerate(lane.outputs) if output.aggregate == "fold"]
             if folds:
                 self.folds.append((online, at, folds))
@@ -82,6 +86,7 @@ class OnlineFeatures(Generic[P]):
         self.bindings = [_Binding(b, [index[k] for k in b.key]) for b in plan.bindings]
         for binding in self.bindings:
             binding.keys = next(other.keys for other in self.bindings if other.places == binding.places)
+        self.dated = [dated for binding in self.bindings for dated in binding.dated]
         self.row = [(i, index[c], c.dtype) for i, c in plan.row_columns]
         texts = [i for i, c in enumerate(plan.columns) if c.dtype == "str"]
         self.text_place = {i: place for place, i in enumerate(texts)}
@@ -122,7 +127,8 @@ class OnlineFeatures(Generic[P]):
     def heads(self, row: Sequence[Any]) -> list[bytes]:
         """Return the keys that a read of the row begins with."""
         keys = [(binding, binding.key(row)) for binding in self.bindings]
-        return [prefix + key for binding, key in keys if key is not None for prefix in binding.prefixes]
+        heads = [prefix + key for binding, key in keys if key is not None for prefix in binding.prefixes]
+        return heads + [key for key, _, _ in self.dated]
 
     def guess(self, row: Sequence[Any]) -> list[bytes]:
         """Return the keys that a read of the row begins with, and those that the one before went on to."""
@@ -167,7 +173,13 @@ class OnlineFeatures(Generic[P]):
             self.followed.clear()
         self.followed[head] = tuple(dict.fromkeys(keys))
 
+    def _date(self, get: Get, t: int) -> None:
+        """Tell lanes of tables that come in whole copies since when the newest copy holds."""
+        for key, state, lane in self.dated:
+            lane.hold_from(Held.load(get(key)).newest(t, state=state))
+
     def _read_lanes(self, get: Get, row: Sequence[Any], t: int) -> None:
+        self._date(get, t)
         words, status = self.vector.words, self.vector.status
         keys: list[bytes | None] = []
         for binding in self.bindings:
@@ -224,6 +236,7 @@ class OnlineFeatures(Generic[P]):
                 texts.append(tuple(vector.texts))
             found.texts += [list(column) for column in zip(*texts, strict=True)] or [[] for _ in self.text_place]
             return found
+        self._date(get, t)
         self.lanes.read_rows(get, self._keys(rows, found), t, found.words, found.status)
         for i, word in self.fills:
             missing = found.status[:, i] == NULL

@@ -22,6 +22,7 @@ from headrace.features.lanes import ORDER
 from headrace.features.offline import bare_versions, lane_versions, numbered_texts, values_on
 from headrace.features.plan import FeaturePlan
 from headrace.features.rows import RowCodec
+from headrace.features.snapshots import note_copies
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.features.windows import LaneEvents, OnlineLane
 from headrace.sources.record import ROW_ID
@@ -80,6 +81,10 @@ def backfill(
         for rows in _text_rows(lane, history):
             with store.write() as transaction:
                 transaction.put_many(DATABASE, rows)
+        if lane.dated and len(history):
+            with store.write() as transaction:
+                arrival, moments = int(history.arrival.max()), history.copies.moments.tolist()
+                note_copies(transaction.access(DATABASE), lane.source.name, arrival, moments)
         living, end = _Living.of(lane, history), 0
         while end < len(living.keys):
             begin = end

@@ -2,7 +2,7 @@
 
 The state is a pure function of the set of applied reveals; order, duplicates and lateness do not matter.
 Keys: `L…` lanes, `R` source, row id: rows; `T` id: texts; `E` day, source, row id: when to look at a row for expiry;
-`B` lane's key: to be rebuilt from history; `M…` positions, which groups are there whole, and of which columns rows are.
+`B` lane's key: to be rebuilt from history; `S`, `s` source: copies of its table (`snapshots`); `M…` positions, which groups are there whole, and of which columns rows are.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from headrace.features.lane_plan import GRACE, GroupPlan
 from headrace.features.layout import layout_of, refuse_other_layout, rewrite_rows
 from headrace.features.plan import FeaturePlan
 from headrace.features.rows import ABSENT, RowCodec, StoredRow
+from headrace.features.snapshots import copy_told, count_coming, note_copies
 from headrace.features.windows import OnlineLane
 from headrace.sources.definition import SourceDefinition, definition_of
 from headrace.sources.record import Reveal
@@ -68,9 +69,12 @@ class SourceState:
             for c, offset in [*dues, *moments, (definition.time, 0)]
         }
         self.ends = tuple(sorted(places))
+        self.copy = copy_told(definition) if definition.history == "snapshots" else None
 
-    def apply(self, store: Access, reveal: Reveal) -> bool:
+    def apply(self, store: Access, reveal: Reveal, *, coming: bool = False) -> bool:
         """Apply a reveal; return False if it changed nothing: a copy, or older than what is held."""
+        if self.copy is not None and (moment := self.copy(reveal)) is not None:
+            note_copies(store, self.definition.name, reveal.arrival, [moment], coming=coming)
         key = self.prefix + reveal.row_id
         blob = store.get(key)
         old = self.codec.empty() if blob is None else self.codec.decode(blob)
@@ -164,7 +168,12 @@ def moment_of_read(get: Get, stated: int | None, *, now: int) -> int:
 class StreamPath:
     """Apply the reveals of all sources of some datasets to one online state; what queries compute is not in it."""
 
-    def __init__(self, plans: Sequence[FeaturePlan]) -> None:
+    def __init__(self, plans: Sequence[FeaturePlan], *, in_parts: bool = False) -> None:
+        """Take the groups of some plans.
+
+        With `in_parts` a copy of a table is applied in several transactions: what it lacks holds until `whole`.
+        """
+        self.in_parts = in_parts
         found = {g.hash: g for plan in plans for g in plan.groups}
         groups = [g for g in found.values() if definition_of(g.definition.source).query is None]
         self.groups = groups
@@ -216,7 +225,13 @@ class StreamPath:
     def apply(self, store: Access, source: str, reveal: Reveal) -> bool:
         """Apply one reveal; return False if it changed nothing. Sources that no feature reads are passed over."""
         state = self.sources.get(source)
-        return False if state is None else state.apply(store, reveal)
+        return False if state is None else state.apply(store, reveal, coming=self.in_parts)
+
+    def whole(self, store: Access) -> None:
+        """Note that copies of tables are applied as far as they have arrived: a key that they lack holds no longer."""
+        for name, state in self.sources.items():
+            if state.copy is not None:
+                count_coming(store, name)
 
     def fetch(self, transaction: Transaction, source: str, reveals: Sequence[Reveal]) -> None:
         """Have a store that is reached over a network read, in two round trips, most of what applying reveals will read.

@@ -98,7 +98,7 @@ class _Events(ctypes.Structure):
 
 
 class _Labels(ctypes.Structure):
-    _fields_ = (("n", ctypes.c_int64), *((name, ctypes.c_void_p) for name in ("key", "t", "at", "place")))
+    _fields_ = (("n", ctypes.c_int64), *((name, ctypes.c_void_p) for name in ("key", "t", "at", "place", "since")))
 
 
 class _Kernel:
@@ -122,6 +122,7 @@ class _Kernel:
         rows = pointer, word, data, pointer, word, pointer, word, pointer, pointer, pointer
         self.read_rows = _function(short.read_rows, word, *rows)
         self.read_block = _function(short.read_block, word, pointer, data, word, word)
+        self.since = _function(short.lane_since, None, pointer, word)
         self.summarize = _function(short.summarize, word, pointer, data, word, word, pointer)
         self.scan = _function(long.scan, word, pointer, pointer, pointer, word, small, word, pointer, pointer)
         self.pool = _function(short.lane_pool, pointer, pointer, pointer)
@@ -213,6 +214,7 @@ class OnlineLane:
         self.chunks = Chunks(lane, self._summarize, seal)
         kernel = loaded_kernel()
         self._head, self._block, self._summary = kernel.read_head, kernel.read_block, kernel.summarize
+        self._since = kernel.since
         self._views = [_Buffers(lane, self.outputs, view) for view in _views(self.outputs)]
         self.readers = tuple(view.handle for view in self._views)
         self._summaries = _Buffers(lane, ())
@@ -267,6 +269,11 @@ class OnlineLane:
             Corrupt: the stored bytes are damaged.
         """
         self.read_into(get, key, t, self.words, self.status, 0, at)
+
+    def hold_from(self, since: int) -> None:
+        """From now on let latest values hold only where their moment is not before an instant; others are null."""
+        for reader in self.readers:
+            self._since(reader, since)
 
     def read_into(
         self, get: Get, key: bytes, t: int, words: Ints, status: Bytes, place: int, at: int | None = None
@@ -410,6 +417,7 @@ def scan(
     query_t: Ints,
     *,
     query_at: Ints | None = None,
+    query_since: Ints | None = None,
     method: Literal["auto", "plain", "sweep"] = "auto",
 ) -> Scanned:
     """Return every query's outputs, in their order.
@@ -424,6 +432,7 @@ def scan(
         query_key: numbers as in `events.key`.
         query_t: moments in microseconds UTC.
         query_at: where windows reach back from, where events stand in another time than UTC; `query_t` unless said.
+        query_since: before which moments latest values hold no longer; none does unless said.
         method: how keys are gone through; the results are the same. `plain` scans each query's window, `sweep` slides over
             all of a key's events once, `auto` takes for each key what costs less.
 
@@ -442,8 +451,10 @@ def scan(
     at = query_t if query_at is None else query_at
     order = np.lexsort((at, query_t, query_key))
     asked = [np.ascontiguousarray(a, np.int64) for a in (query_key[order], query_t[order], at[order], order)]
+    since = None if query_since is None else np.ascontiguousarray(query_since[order], np.int64)
     found, status = np.zeros((len(order), len(outputs)), np.int64), np.zeros((len(order), len(outputs)), np.uint8)
-    versions, labels = _Events(len(key), *map(_address, columns)), _Labels(len(order), *map(_address, asked))
+    versions = _Events(len(key), *map(_address, columns))
+    labels = _Labels(len(order), *map(_address, asked), None if since is None else _address(since))
     pointers, keys = (ctypes.byref(versions), ctypes.byref(labels)), int(key.max(initial=-1)) + 1
     folds = {}
     for view in _views(outputs):

@@ -22,7 +22,7 @@ from headrace.models.servable import Servable
 from headrace.monitoring.drift import DriftWatch, reference_profiles, training_history
 from headrace.pipelines.graph import columns_read, group_hashes
 from headrace.pipelines.project import Project
-from headrace.pipelines.reveals import read_reveals, reveals_table
+from headrace.pipelines.reveals import count_known, reveals_table, stream_reveals
 from headrace.pipelines.spread import OpenSpread, here
 from headrace.registry.record import Version
 from headrace.registry.run import Registry
@@ -69,19 +69,14 @@ def build_training_set(project: Project, footing: Footing, as_of: int) -> Traini
     """Return the training set as it stands at `as_of`, with the table versions that it follows from."""
     described = {s.name: footing.tables.describe(reveals_table(s.name)) for s in project.plan.sources}
     versions = {name: table.version for name, table in described.items() if table is not None}
-    reveals = read_reveals(footing.tables, project.plan.sources, versions)
-    sources = {n: {"reveals": _known(table, as_of), "version": versions[n]} for n, table in reveals.items()}
+    reveals = stream_reveals(footing.tables, project.plan.sources, versions)
+    known = {n: count_known(footing.tables, n, as_of, version=version) for n, version in versions.items()}
+    sources = {n: {"reveals": known[n], "version": versions[n]} for n in reveals}
     manifest = {"sources": sources, "arrival": "assumed", "groups": group_hashes(project.plan)}
     manifest |= {"reads": columns_read(project.plan)}
     with footing.spread() as spread:
         found = training_set(project.plan, reveals, as_of=as_of, manifest=manifest, spread=spread)
     return replace(found, manifest={**found.manifest, "content": content_digest(found)})
-
-
-def _known(table: pa.Table, as_of: int) -> int:
-    import pyarrow.compute as pc
-
-    return int(pc.sum(pc.less_equal(table["_arrival"], as_of)).as_py() or 0)
 
 
 def learn(

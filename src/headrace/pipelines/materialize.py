@@ -27,8 +27,10 @@ from headrace.pipelines.stores import (
     Stores,
     applied_key,
     damage_of_online,
+    forget_applied,
     open_stores,
     renew_online,
+    settle_applied,
 )
 from headrace.pipelines.view import Progress, Table, View
 from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, RevealBatch
@@ -67,7 +69,7 @@ class Materializer:
 
     def __init__(self, project: Project, stores: Stores, progress: Progress) -> None:
         self.project, self.stores, self.progress = project, stores, progress
-        self.path = StreamPath([project.plan])
+        self.path = StreamPath([project.plan], in_parts=True)
         self.sources = {source.name: source for source in project.plan.sources}
 
     def bring_up(self, fresh: Mapping[str, Fresh] | None = None) -> Materialized:
@@ -146,7 +148,7 @@ class Materializer:
         total, done = sum(table.num_rows for _, _, table in parts), 0
         for name, version, table in parts:
             with self.stores.online.write() as transaction:
-                transaction.delete(DATABASE, applied_key(name))  # until all of it is applied nobody may count on any
+                forget_applied(transaction, name)  # until all of it is applied nobody may count on any
             for start in range(0, table.num_rows, APPLY_AT_ONCE):
                 piece = table.slice(start, APPLY_AT_ONCE)
                 self.apply(name, version, piece)
@@ -175,7 +177,8 @@ class Materializer:
         newest = self.newest()
         with self.stores.online.write() as transaction:
             for name, version in versions.items():
-                transaction.put(DATABASE, applied_key(name), str(version).encode())
+                settle_applied(transaction, name, version)
+            self.path.whole(transaction.access(DATABASE))
             self.path.expire(transaction, newest)
             repair(transaction, self.project.plan, self._reveals)
 
@@ -217,7 +220,7 @@ class Materializer:
         with self.stores.online.write() as transaction:
             # First of all nobody may take what is left for whole: not a server, not a run, not a later rebuild.
             for source in self.project.plan.sources:
-                transaction.delete(DATABASE, applied_key(source.name))
+                forget_applied(transaction, source.name)
             for key in [key for key, _ in transaction.items(DATABASE, COVERED)]:
                 transaction.delete(DATABASE, key)
             transaction.put(CONTROL, REBUILD, orjson.dumps(asked))

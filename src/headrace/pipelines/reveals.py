@@ -6,12 +6,14 @@ as they came into it, so that those of old reveals keep their meaning wherever a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import pyarrow as pa
 
 from headrace.core.errors import DataError, SchemaConflict
 from headrace.core.expressions import Column
+from headrace.features.buckets import Streamed
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.plan import reveal_schema
 from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID
@@ -58,11 +60,19 @@ def read_source(
         DataError: it has none yet, or not that version any more.
         SchemaConflict: the class changed otherwise than by a new nullable column.
     """
+    _ensure_there(tables, source)
+    return _as_declared(source, tables.read(reveals_table(source.name), where=where, version=version))
+
+
+def _ensure_there(tables: Tables, source: SourceDefinition) -> None:
     if not ensure_grown(tables, source):
         raise DataError(
             f"{source.name} has no rows yet", where=source.location, next_step="headrace run, which takes them in"
         )
-    table = tables.read(reveals_table(source.name), where=where, version=version)
+
+
+def _as_declared(source: SourceDefinition, table: pa.Table) -> pa.Table:
+    """Return stored reveals in the columns of their class."""
     known = [name for name in table.column_names if name not in FIXED and not is_stated_name(name)]
     for c in source.columns:
         if c.name not in known:
@@ -81,6 +91,36 @@ def read_reveals(
     """
     wanted = versions or {}
     return {source.name: read_source(tables, source, version=wanted.get(source.name)) for source in sources}
+
+
+def stream_reveals(
+    tables: Tables, sources: Sequence[SourceDefinition], versions: Mapping[str, int] | None = None
+) -> dict[str, Streamed]:
+    """Return what `read_reveals` returns, to be read piece by piece when it is needed.
+
+    Raises:
+        DataError, SchemaConflict: as `read_source`.
+    """
+    found, wanted = {}, versions or {}
+    for source in sources:
+        _ensure_there(tables, source)
+        described = tables.describe(reveals_table(source.name))
+        rows = 0 if described is None else described.rows
+        found[source.name] = Streamed(rows, partial(_pieces, tables, source, wanted.get(source.name)))
+    return found
+
+
+def _pieces(tables: Tables, source: SourceDefinition, version: int | None) -> Iterator[pa.Table]:
+    yield reveal_schema(source).empty_table()
+    for piece in tables.scan(reveals_table(source.name), version=version):
+        yield _as_declared(source, piece)
+
+
+def count_known(tables: Tables, source: str, as_of: int, *, version: int) -> int:
+    """Return how many of a source's reveals had arrived by an instant (microseconds UTC)."""
+    known: list[Filter] = [(ARRIVAL, "<=", as_of)]
+    pieces = tables.scan(reveals_table(source), columns=[ARRIVAL], where=known, version=version)
+    return sum(piece.num_rows for piece in pieces)
 
 
 def ensure_grown(tables: Tables, source: SourceDefinition) -> list[str]:

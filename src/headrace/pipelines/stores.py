@@ -27,6 +27,7 @@ DATABASES = (DATABASE, CONTROL)
 PREDICTIONS = "predictions"
 SAFE = "renewing"
 APPLIED = b"Mapplied"  # in the features' database, so that one read gets it with the features
+APART = b"Mapart"  # of a source: spans of applied versions, while some between them are missing
 REBUILD = b"rebuild"  # in the control database while a rebuild is unfinished
 
 
@@ -61,17 +62,47 @@ def applied_versions(get: Get, sources: Sequence[str]) -> dict[str, int] | None:
 def note_applied(transaction: Transaction, source: str, commit: Commit | None) -> None:
     """Note that all that a commit of a source's reveals table brought is applied now, in the transaction that did it.
 
-    Where the online features lacked something before, which version they hold stays unknown until they are brought up
-    to the table (`headrace.pipelines.materialize`).
+    Processes that share a source's partitions may apply their commits in another order than the table took them: which
+    version is held is unknown while one is missing, and known again when it comes. A commit that a killed process had
+    made is told under the table's newest version, never under an older one; its own is missing then, and the version stays
+    unknown until the features are brought up to the table (`headrace.pipelines.materialize`).
     """
-    if commit is None:
-        return
-    held = transaction.get(DATABASE, applied_key(source))
-    whole = commit.version <= 1 if held is None else int(held) >= commit.version - 1
-    if whole:
-        transaction.put(DATABASE, applied_key(source), str(commit.version).encode())
+    if commit is not None:
+        _add_applied(transaction, source, commit.version, commit.version)
+
+
+def settle_applied(transaction: Transaction, source: str, version: int) -> None:
+    """Note that a source's table is applied up to a version; what a stream has applied of later ones counts too."""
+    _add_applied(transaction, source, 0, version)
+
+
+def _add_applied(transaction: Transaction, source: str, first: int, last: int) -> None:
+    whole, parts = applied_key(source), APART + source.encode()
+    held, apart = transaction.get(DATABASE, whole), transaction.get(DATABASE, parts)
+    spans = _joined([[0, int(held or 0)], [first, last], *orjson.loads(apart or b"[]")])
+    if len(spans) == 1:
+        transaction.put(DATABASE, whole, str(spans[0][1]).encode())
+        transaction.delete(DATABASE, parts)
     else:
-        transaction.delete(DATABASE, applied_key(source))
+        transaction.delete(DATABASE, whole)
+        transaction.put(DATABASE, parts, orjson.dumps(spans))
+
+
+def forget_applied(transaction: Transaction, source: str) -> None:
+    """Note that nobody may count on any version of a source's table to be applied."""
+    transaction.delete(DATABASE, applied_key(source))
+    transaction.delete(DATABASE, APART + source.encode())
+
+
+def _joined(spans: Sequence[list[int]]) -> list[list[int]]:
+    """Return spans of versions, [first, last] each, ascending and as few as there can be."""
+    found: list[list[int]] = []
+    for first, last in sorted(spans):
+        if found and first <= found[-1][1] + 1:
+            found[-1][1] = max(found[-1][1], last)
+        else:
+            found.append([first, last])
+    return found
 
 
 def state_path(project: Project, state: str | None) -> Path:

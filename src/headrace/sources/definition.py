@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
-import sys
-import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from headrace.core.errors import DefinitionError, UnknownColumn, did_you_mean
 from headrace.core.expressions import Column, Expr, Moment, Shift, columns_of
 from headrace.core.identity import content_hash
-from headrace.core.location import user_frame, user_location
-from headrace.core.time import Instant, duration, zone_of
+from headrace.core.location import user_location
+from headrace.core.time import duration, zone_of
+from headrace.sources.annotations import annotations_of, column_type
 
 MOST_COLUMNS = 10_000
 RESERVED = ("_row_id", "_arrival", "_stated", "_content")  # the columns of reveals, see `sources.record`
 History = Literal["scd2", "snapshots"]
-DTYPES: dict[Any, str] = {str: "str", int: "int", float: "float", bool: "bool", Instant: "instant", date: "date"}
 
 
 def column(
@@ -205,7 +201,8 @@ class SourceDefinition:
         named = {self.time, *(c for expr in read for c in columns_of(expr) if c in self.index)}
         told = named | {c for column in named for c, _ in self.moments[column].terms}
         columns = [describe(c) | {"known": str(self.moments[c])} for c in self.columns if c in told]
-        return [self.name, [c.name for c in self.id_columns], columns, *self._asked]
+        copies = ["snapshots"] if self.history == "snapshots" else []
+        return [self.name, [c.name for c in self.id_columns], columns, *self._asked, *copies]
 
     def find(self, name: str, where: str | None = None) -> Column[Any]:
         """Return a column by name.
@@ -354,7 +351,7 @@ def is_reserved(name: str) -> bool:
 
 def _collect(cls: type[Source], location: str) -> tuple[tuple[Column[Any], ...], tuple[Column[Any], ...]]:
     """Name the class's columns and type them from their annotations; return them and a composite row id's parts."""
-    hints, columns = _annotations(cls), []
+    hints, columns = annotations_of(cls), []
     composite: tuple[Column[Any], ...] = ()
     for name, value in list(cls.__dict__.items()):
         if not isinstance(value, Column) or value.owner is not None or name == "known_at":
@@ -375,7 +372,7 @@ def _collect(cls: type[Source], location: str) -> tuple[tuple[Column[Any], ...],
                 f"{cls.__name__}.{name} has no type", where=value.location, expected=f"{name}: hr.Column[str] = ..."
             )
         value.name, value.owner = name, cls
-        value.dtype, value.nullable = _dtype(hints[name], f"{cls.__name__}.{name}", value.location)
+        value.dtype, value.nullable = column_type(hints[name], f"{cls.__name__}.{name}", value.location)
         columns.append(value)
     for name in hints:
         if name not in cls.__dict__:
@@ -408,39 +405,17 @@ def _remember(cls: type[Source], history: str, columns: tuple[Column[Any], ...],
             got=f'history="{history}", {[c.name for c in columns if c.role == "valid_to"]}',
             expected='history="scd2" with one column = hr.valid_to()',
         )
+    own = [c for c in columns if c.known_at is not None]
+    if history == "snapshots" and own:
+        raise DefinitionError(
+            f"{cls.__name__}: all of a snapshot is known at one moment",
+            where=own[0].location,
+            got=f"{own[0].name} with a known_at= of its own",
+            expected="known_at = … of the class, or none",
+            next_step='leave history="snapshots" out, and say hr.column(state=True) of what holds until it is replaced',
+        )
     for c in columns:
         c.state = c.role in ("column", "entity", "foreign_key")
-
-
-def _annotations(cls: type[Source]) -> dict[str, Any]:
-    """Return the class's own annotations, evaluated where the class was written."""
-    frame = user_frame()
-    scope: dict[str, Any] = dict(vars(sys.modules[cls.__module__])) if cls.__module__ in sys.modules else {}
-    local = {**frame.f_globals, **frame.f_locals} if frame else {}
-    hints = {}
-    for name, text in inspect.get_annotations(cls).items():
-        holder = type("holder", (), {"__annotations__": {name: text}})
-        try:
-            hint = typing.get_type_hints(holder, scope, local)[name]
-        except NameError as error:
-            raise DefinitionError(
-                f"{cls.__name__}.{name}: its type is unknown", where=user_location(), got=text
-            ) from error
-        if typing.get_origin(hint) is not ClassVar:
-            hints[name] = hint
-    return hints
-
-
-def _dtype(hint: Any, label: str, location: str) -> tuple[str, bool]:
-    """Read `hr.Column[float | None]` as ("float", True)."""
-    arguments = typing.get_args(hint)
-    if typing.get_origin(hint) is Column and len(arguments) == 1:
-        options = typing.get_args(arguments[0]) or (arguments[0],)
-        inner = [o for o in options if o is not type(None)]
-        if len(inner) == 1 and inner[0] in DTYPES:
-            return DTYPES[inner[0]], len(inner) < len(options)
-    expected = "hr.Column[T] or hr.Column[T | None], T one of str, int, float, bool, hr.Instant, hr.Date"
-    raise DefinitionError(f"{label}: not a column type", where=location, got=hint, expected=expected)
 
 
 def _only(columns: tuple[Column[Any], ...], role: str, cls: type[Source], location: str) -> Column[Any]:

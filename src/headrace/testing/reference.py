@@ -112,12 +112,30 @@ def lane_events(lane: LanePlan, log: Log, key: tuple[Any, ...], t: int) -> list[
     return sorted(events, key=lambda e: e[0])
 
 
+def newest_copy(lane: LanePlan, log: Log, t: int) -> int | None:
+    """Return the moment of the newest copy of a lane's table that is known at `t`, whatever its rows say."""
+    column, offset = lane.source.moments[lane.source.time].terms[0]
+    found = []
+    for name, reveal in log:
+        told = dict(zip(reveal.places, reveal.values, strict=True)) if name == lane.source.name else {}
+        instant = instant_of(column, told.get(lane.source.index[column]))
+        if instant is not None and reveal.arrival <= t and instant + offset < t + lane.lane.state:
+            found.append(instant + offset)
+    return max(found, default=None)
+
+
 def lane_features(lane: LanePlan, log: Log, key: tuple[Any, ...], t: int, at: int | None = None) -> list[Any]:
     """Return a lane's outputs for one key as known at `t`; windows reach back from `at`, from `t` unless said."""
     if None in key:
         return [None] * len(lane.outputs)
     events, back = lane_events(lane, log, key, t), civil(t if at is None else at, lane.zone)
-    found = [aggregate(o, lane, i, events, t, back) for i, o in enumerate(lane.outputs)]
+    held = events
+    if lane.source.history == "snapshots":
+        newest = newest_copy(lane, log, t)
+        held = [event for event in events if event[0][0] == newest]
+    found = [
+        aggregate(o, lane, i, held if o.aggregate == "latest" else events, t, back) for i, o in enumerate(lane.outputs)
+    ]
     for i, ((feature, _), column) in enumerate(zip(lane.features, lane.columns, strict=True)):
         if found[i] is None and feature.fill is not None:
             found[i] = float(feature.fill) if column.dtype == "float" else int(feature.fill)

@@ -274,6 +274,27 @@ class TablesContract:
         found = store.read("t", columns=["c", "a"], where=[("b", "=", "y")])
         assert found.to_pydict() == {"c": [1.5], "a": [2]}
 
+    def test_a_scan_yields_what_reading_returns(self, store: Tables) -> None:
+        """In its order, at its version, with its columns, filters and errors, which come before the first row."""
+        for number in range(4):
+            before = store.append("t", pa.table({"n": [number, number + 10], "s": [str(number), None]})).version
+        store.append("t", pa.table({"n": [99], "s": ["late"]}))
+        asked: list[dict[str, Any]] = [
+            {},
+            {"version": before},
+            {"columns": ["s"], "where": [("n", ">=", 2)]},
+            {"where": [("n", ">", 500)]},
+        ]
+        for options in asked:
+            expected = store.read("t", **options)
+            assert pa.concat_tables([expected.slice(0, 0), *store.scan("t", **options)]).equals(expected)
+        with pytest.raises(DataError, match="no such table"):
+            store.scan("absent")
+        with pytest.raises(UnknownColumn):
+            store.scan("t", columns=["m"])
+        with pytest.raises(DataError, match="no such version"):
+            store.scan("t", version=500)
+
     def test_compacting_changes_no_row(self, store: Tables) -> None:
         """Positions stay committed, and with a retention nothing that is in use goes."""
         for number in range(5):

@@ -286,7 +286,7 @@ DRAWN: dict[type[hr.Source], dict[str, Any]] = {
         "price": maybe(NUMBER),
         "label": maybe(TEXT),
     },
-    Ranks: {"store": STORE, "taken": instant, "rank": maybe(lambda r: r.randrange(9))},
+    Ranks: {"store": STORE, "taken": lambda r: instant(r) // DAY * DAY, "rank": maybe(lambda r: r.randrange(9))},
     Promotions: {
         "store": STORE,
         "number": lambda r: r.randrange(60),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs as fs
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
@@ -32,6 +34,7 @@ from headrace.storage.tables.schema import ensure_columns, ensure_fits, expressi
 ATTEMPTS = 20
 # Files are local: read as they are decoded they need a third less memory, and no more time, than read whole before.
 PIECEMEAL = ds.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True)
+PORTION = 65_536  # rows of a scan at a time
 MILLISECOND = 1_000
 LOG_RETENTION, LOG_DAYS = "delta.logRetentionDuration", 30
 
@@ -126,19 +129,52 @@ class DeltaTables:
         version: int | None = None,
     ) -> pa.Table:
         """Return the rows that satisfy all filters, at a version (the newest by default)."""
+        delta, schema, condition = self._asked(table, columns, where, version)
+        with self._reading(table, delta, version):
+            dataset = self._dataset(table, delta)
+            found = dataset.to_table(columns=schema.names, filter=condition, fragment_scan_options=self._scan)
+            pa.default_memory_pool().release_unused()  # else what decoding took stays with the process
+            return found.cast(schema)
+
+    def scan(
+        self,
+        table: str,
+        *,
+        columns: Sequence[str] | None = None,
+        where: Sequence[Filter] = (),
+        version: int | None = None,
+    ) -> Iterator[pa.Table]:
+        """Yield what `read` returns, in the same order, in portions of which only a few are in memory at a time."""
+        delta, schema, condition = self._asked(table, columns, where, version)
+
+        def portions() -> Iterator[pa.Table]:
+            with self._reading(table, delta, version):
+                asked = {"columns": schema.names, "filter": condition, "fragment_scan_options": self._scan}
+                for group in _row_groups(self._dataset(table, delta), condition, asked):
+                    yield from (pa.Table.from_batches([batch]).cast(schema) for batch in group)
+
+        return portions()
+
+    def _asked(
+        self, table: str, columns: Sequence[str] | None, where: Sequence[Filter], version: int | None
+    ) -> tuple[DeltaTable, pa.Schema, pc.Expression | None]:
+        """Return a table at a version, the columns that are asked of it and the condition on its rows."""
         delta = self._existing(table)
-        place = self._where(table)
         if version is not None:
             self._go_back(table, delta, version)
         schema = _columns(delta)
         names = list(schema.names if columns is None else columns)
-        ensure_columns(schema.names, names, place)
-        condition = expression(where, schema, place)
+        ensure_columns(schema.names, names, self._where(table))
+        asked = pa.schema([schema.field(name) for name in names])
+        return delta, asked, expression(where, schema, self._where(table))
+
+    def _dataset(self, table: str, delta: DeltaTable) -> ds.Dataset:
+        return delta.to_pyarrow_dataset(filesystem=fs.SubTreeFileSystem(table, self._files()))
+
+    @contextmanager
+    def _reading(self, table: str, delta: DeltaTable, version: int | None) -> Iterator[None]:
         try:
-            dataset = delta.to_pyarrow_dataset(filesystem=fs.SubTreeFileSystem(table, self._files()))
-            found = dataset.to_table(columns=names, filter=condition, fragment_scan_options=self._scan)
-            pa.default_memory_pool().release_unused()  # else what decoding took stays with the process
-            return found.cast(pa.schema([schema.field(name) for name in names]))
+            yield
         except (OSError, DeltaError, pa.ArrowException) as error:
             if version is not None and isinstance(error, FileNotFoundError):
                 raise self._no_version(table, version, delta) from error
@@ -350,6 +386,15 @@ _private_files = _PrivateFiles()
 
 def _columns(delta: DeltaTable) -> pa.Schema:
     return pa.schema(delta.schema().to_arrow())
+
+
+def _row_groups(
+    files: ds.Dataset, condition: pc.Expression | None, asked: Mapping[str, Any]
+) -> Iterator[Iterator[pa.RecordBatch]]:
+    """Yield each row group's batches: a scan of all files would read ahead of a slow caller, up to a gigabyte."""
+    asked = {**asked, "schema": files.schema, "batch_size": PORTION}
+    for file in files.get_fragments(condition):
+        yield from (group.to_batches(**asked) for group in file.split_by_row_group(condition, files.schema))
 
 
 def _merge(delta: DeltaTable, cluster_by: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ Promises, each checked by `headrace.testing.tables.TablesContract`:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -136,6 +136,22 @@ class Tables(Protocol):
             UnknownColumn: no such column.
             DefinitionError: a filter does not fit its column.
             Corrupt: stored bytes are not what was written.
+        """
+        ...
+
+    def scan(
+        self,
+        table: str,
+        *,
+        columns: Sequence[str] | None = None,
+        where: Sequence[Filter] = (),
+        version: int | None = None,
+    ) -> Iterator[pa.Table]:
+        """Yield what `read` returns, in the same order, in portions of which only a few are in memory at a time.
+
+        Raises:
+            DataError, UnknownColumn, DefinitionError: as `read`, before anything is yielded.
+            Corrupt: as `read`, when the bytes are met.
         """
         ...
 
