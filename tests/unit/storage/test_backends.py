@@ -43,7 +43,6 @@ def test_a_typo_is_named() -> None:
     ("shape", "url", "extra"),
     [
         ("ledger", "postgresql://u:secret@h/db", "postgres"),
-        ("tables", "s3://bucket", "s3"),
         ("blobs", "s3://bucket", "s3"),
     ],
 )
