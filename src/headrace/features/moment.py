@@ -8,10 +8,10 @@ to is, so the next read of the same key mostly has all with its first question.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from headrace.core.errors import Corrupt, Unavailable
+from headrace.core.errors import Unavailable
 from headrace.features.online import OnlineFeatures
 from headrace.features.stream import DATABASE, NEWEST, moment_of_read
 from headrace.storage.keyvalue import Get, KeyValue, Snapshot
@@ -52,7 +52,7 @@ def open_read(
     for _ in range(ROUNDS):
         held = dict(zip(keys, snapshot.get_many(DATABASE, keys), strict=True))
         t = moment_of_read(held.get, stated, now=now)
-        missing = [key for row in rows for key in _missing(features, held, row, t)]
+        missing = features.missing(held, rows, t)
         if not missing:
             return held.get, t
         keys |= dict.fromkeys(missing)
@@ -61,13 +61,3 @@ def open_read(
         got=f"{ROUNDS} reads, each of a newer state",
         next_step="try again, or let the writer commit less often",
     )
-
-
-def _missing(
-    features: OnlineFeatures[Any], held: Mapping[bytes, bytes | None], row: Sequence[Any], t: int
-) -> list[bytes]:
-    """Return what a row lacks; of a damaged one nothing, since its own read will say so and no other row's."""
-    try:
-        return features.missing(held, row, t)
-    except Corrupt:
-        return []

@@ -135,14 +135,47 @@ class OnlineFeatures(Generic[P]):
         heads = self.heads(row)
         return heads + [key for head in heads for key in self.followed.get(head, ())]
 
-    def missing(self, held: Mapping[bytes, bytes | None], row: Sequence[Any], t: int) -> list[bytes]:
-        """Return keys without which a read of the row at `t` from `held` would end; none if it is complete.
+    def missing(self, held: Mapping[bytes, bytes | None], rows: Sequence[Sequence[Any]], t: int) -> list[bytes]:
+        """Return keys without which a read of the rows at `t` from `held`, which has their heads, would end; none if none.
 
-        As many as can be told at once, perhaps some that are not needed.
-
-        Raises:
-            Corrupt: held bytes are damaged.
+        As many as can be told at once, perhaps some that are not needed; for rows whose bytes are damaged none, since the
+        read of such a row says so.
         """
+        if self.folded or len(rows) < 2:
+            return [key for row in rows for key in self._lacking(held, row, t)]
+        self._date(held.__getitem__, t)
+        table = FeatureTable(self.columns, *_tables(len(rows), len(self.columns)), [])
+        keys = self._keys(rows, table)
+        unread = self.lanes.begin_rows(held.__getitem__, keys, t, table.words, table.status)
+        lacking = [key for i in unread for key in self._lacking(held, rows[i], t)]
+        if unread:
+            table.status[unread] = NULL
+        texts: dict[int, list[bytes]] = {}
+        for i, _ in self.lane_texts:
+            there = np.flatnonzero(table.status[:, i] == OK)
+            for row, identity in zip(there.tolist(), table.words[there, i].tolist(), strict=True):
+                if identity not in self.known_texts and text_key(identity) not in held:
+                    texts.setdefault(row, []).append(text_key(identity))
+        for row, wanted in texts.items():
+            self._follow_texts(rows[row], wanted)
+        return lacking + [key for wanted in texts.values() for key in wanted]
+
+    def _lacking(self, held: Mapping[bytes, bytes | None], row: Sequence[Any], t: int) -> list[bytes]:
+        """Return what one row lacks, blocks first."""
+        try:
+            self._read_lanes(held.__getitem__, row, t)
+        except KeyError as error:  # a block, or a text that a fold takes
+            return self._blocks(held, row, t) or [error.args[0]]
+        except Corrupt:
+            return []
+        found_ids = [self.word[i] for i, _ in self.lane_texts if self.state[i] == OK]
+        unknown = [identity for identity in found_ids if identity not in self.known_texts]
+        lacking = [key for key in map(text_key, unknown) if key not in held]
+        if lacking:
+            self._follow_texts(row, lacking)
+        return lacking
+
+    def _blocks(self, held: Mapping[bytes, bytes | None], row: Sequence[Any], t: int) -> list[bytes]:
         found: list[bytes] = []
         for binding in self.bindings:
             key = binding.key(row)
@@ -153,19 +186,11 @@ class OnlineFeatures(Generic[P]):
                     if lacking:
                         self._follow(prefix + key, [*lane.blocks(held, prefix + key, back), *lacking])
                         found += lacking
-        if found or not (self.lane_texts or self.folded):
-            return found
-        try:
-            self._read_lanes(held.__getitem__, row, t)
-        except KeyError as error:  # a text that a fold takes
-            return [error.args[0]]
-        found_ids = [self.word[i] for i, _ in self.lane_texts if self.state[i] == OK]
-        unknown = [identity for identity in found_ids if identity not in self.known_texts]
-        lacking = [key for key in map(text_key, unknown) if key not in held]
-        if lacking:
-            first = self.heads(row)[0]
-            self._follow(first, [*self.followed.get(first, ())[-FOLLOWED:], *lacking])
-        return lacking
+        return found
+
+    def _follow_texts(self, row: Sequence[Any], keys: Sequence[bytes]) -> None:
+        first = next(binding.prefixes[0] + key for binding in self.bindings if (key := binding.key(row)) is not None)
+        self._follow(first, [*self.followed.get(first, ())[-FOLLOWED:], *keys])
 
     def _follow(self, head: bytes, keys: Sequence[bytes]) -> None:
         """Remember what a read went on to: the next one of the same key asks for it at once."""

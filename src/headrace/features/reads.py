@@ -70,18 +70,24 @@ class RowReader:
         Raises:
             Corrupt: the stored bytes are damaged.
         """
+        row_words, row_status = self._row
+        for i in self.begin_rows(get, keys, t, words, status):
+            row_words[:], row_status[:] = words[i], status[i]
+            self.read(get, keys[i * len(self.lanes) : (i + 1) * len(self.lanes)], t)
+            words[i], status[i] = row_words, row_status
+
+    def begin_rows(self, get: Get, keys: Sequence[bytes | None], t: int, words: Ints, status: Bytes) -> list[int]:
+        """Do as `read_rows`, with heads alone; return the rows that need blocks or are damaged, whose results are open."""
         n, width = words.shape
         heads, found = _heads(get, keys)
         sizes = np.array(found, np.int64)
         left = np.empty((n, len(self._owners)), np.int64)
         results = words.ctypes.data, status.ctypes.data, left.ctypes.data
         joined, back = b"".join(heads), self._backs(t)
-        if self._rows(self._with, n, joined, sizes.ctypes.data, t, back, width, *results):
-            row_words, row_status = self._row
-            for i in np.flatnonzero(left.any(axis=1)).tolist():
-                row_words[:], row_status[:] = words[i], status[i]
-                self.read(get, keys[i * len(self.lanes) : (i + 1) * len(self.lanes)], t)
-                words[i], status[i] = row_words, row_status
+        if not self._rows(self._with, n, joined, sizes.ctypes.data, t, back, width, *results):
+            return []
+        rows: list[int] = np.flatnonzero(left.any(axis=1)).tolist()
+        return rows
 
     def _backs(self, t: int) -> int | None:
         """Return the address of the moments from which windows reach back, None where that is `t`."""
