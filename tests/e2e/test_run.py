@@ -101,6 +101,20 @@ def test_another_training_function_trains_again_on_the_same_data(ran: Path) -> N
     assert len(answer(ran, "runs", TARGET)["runs"]) == 2
 
 
+def test_other_gates_judge_again_on_the_same_data(ran: Path) -> None:
+    rewrite(ran, 'hr.metric("log_loss").beats_champion(confidence=0.95)', 'hr.metric("auc") >= 0.999')
+    assert headrace(ran, "run", TARGET).returncode != 0
+    rewrite(ran, 'hr.metric("auc") >= 0.999', 'hr.metric("auc") >= 0.501')
+    found = answer(ran, "run", TARGET)
+    assert (found["version"], found["outcome"]) == ("orders/v1", "champion")
+    rewrite(ran, 'p.int("num_leaves", 7, 31)', 'p.int("num_leaves", 3, 5)')
+    rewrite(ran, 'hr.metric("auc") >= 0.501', 'hr.metric("auc") >= 0.999')
+    assert headrace(ran, "run", TARGET).returncode != 0
+    rewrite(ran, 'hr.metric("auc") >= 0.999', 'hr.metric("auc") >= 0.501')
+    found = answer(ran, "run", TARGET)
+    assert (found["version"], found["outcome"]) == ("orders/v2", "challenger")
+
+
 @pytest.mark.parametrize(
     "point",
     [

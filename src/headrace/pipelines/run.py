@@ -129,6 +129,7 @@ class _Run:
         rows = [None if d is None else d.rows for d in described]  # compaction gives the same rows another version
         model = self.project.pipeline.model
         learned = [function_source(model.function), repr(model.split), repr(model.search), model.baseline, model.refit]
+        learned.append([repr(replace(gate, location="")) for gate in self.project.pipeline.gates])
         return content_hash([self.project.target, self.project.plan.hash, learned, rows, self.seed, as_of])[:16]
 
     def follow(self) -> dict[str, int]:
@@ -311,6 +312,8 @@ class _Run:
             self.registry.promote(name, why="no champion yet", actor="headrace")
             use = "serve" if self.project.pipeline.endpoint is not None else "predict"
             return body | {"outcome": "promoted", "next": f"headrace {use} {self.project.typed}"}
+        if name == champion:
+            return body | {"outcome": "champion", "next": f"headrace models {self.project.typed}"}
         self.registry.challenge(name, why="its gates passed", actor="headrace")
         step = f"headrace up {self.project.typed} rolls it out; headrace promote {self.project.typed} {short} --why … does it now"
         return body | {"outcome": "challenger", "next": step}
