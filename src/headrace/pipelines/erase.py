@@ -303,13 +303,12 @@ class _Eraser:
         return asked or told or prediction.row_id in erasure.rows[plan.rows.name]
 
     def streams(self) -> int:
-        """Empty the events that state the value in streams of the state folder; others are only looked at (`_outside`)."""
+        """Take the events that state the value out of streams; where that cannot be, they are counted (`_outside`)."""
         erased = 0
         with open_project_streams(self.project, self.stores, SystemClock()) as streams:
-            redact = getattr(streams, "redact", None)
-            if redact is not None:
+            if streams.capabilities.redacts:
                 for name, traces in _streams_of(self.project, streams, self.erasure):
-                    erased += redact(name, traces.states)
+                    erased += streams.redact(name, traces.states)
         return erased
 
     def profiles(self) -> int:
@@ -368,16 +367,13 @@ def _streams_of(project: Project, streams: Streams, erasure: Erasure) -> Iterato
 
 def _outside(project: Project, stores: Stores, erasure: Erasure) -> list[str]:
     """Say what is left where nothing can be erased or told: events of outside streams, letters that cannot be searched."""
-    found, kind = [], str(project.settings.stores.streams).partition(":")[0]  # the rest of the URL may be secret
+    found = []
     with open_project_streams(project, stores, SystemClock()) as streams:
-        if not hasattr(streams, "redact"):
+        if not streams.capabilities.redacts:
             for name, traces in _streams_of(project, streams, erasure):
-                count = sum(traces.states(message.data) for message in _messages(streams, name))
-                if count:
-                    found.append(
-                        f"{count:,} events of stream {name} state it, and {kind} does not rewrite records: "
-                        "delete them there, or wait until its retention is over"
-                    )
+                stating = [message for message in _messages(streams, name) if traces.states(message.data)]
+                if stating:
+                    found.append(_kept_by_broker(project, name, stating))
     for source in project.plan.sources:
         table, traces = letters_table(source.name), erasure.traces(project, source)
         if erasure.of(source.name) and stores.tables.describe(table) is not None:
@@ -388,6 +384,19 @@ def _outside(project: Project, stores: Stores, erasure: Erasure) -> list[str]:
                     f"headrace dead-letters list {project.typed} --source {source.name} --status any"
                 )
     return found
+
+
+def _kept_by_broker(project: Project, name: str, stating: Sequence[Message]) -> str:
+    """Say what can be done about events that no client can delete singly."""
+    kind = str(project.settings.stores.streams).partition(":")[0]  # the rest of the URL may be secret
+    newest = {message.partition: message.position for message in stating}
+    where = ", ".join(f"offset {offset:,} of partition {partition}" for partition, offset in sorted(newest.items()))
+    return (
+        f"{len(stating):,} events of stream {name} state it, up to {where}, and {kind} does not delete single records. "
+        f"They go with the topic's retention (kafka-configs --alter --topic {name} --add-config retention.ms=…) or with all "
+        "before them (kafka-delete-records); where records are keyed and the topic is compacted, a record of that key "
+        "without a value removes them. Then run this command again, which looks whether any is left"
+    )
 
 
 def _messages(streams: Streams, name: str) -> Iterator[Message]:
