@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -119,7 +120,7 @@ def test_an_erasure_empties_redis_and_its_streams_and_the_feed_goes_on(project: 
     assert (view["predictions"], view["dead letters"], view["records of streams"]) == (2, 2, 4)
     assert not any(view["left"].values())
     name = stream_of(str(project.settings.stores.keyvalue))
-    client = Redis.from_url(str(project.settings.stores.streams))
+    client: Any = Redis.from_url(str(project.settings.stores.streams))
     entries = client.xrange(name)
     assert len(entries) == 2 and not any(KEY.encode() in value for _, fields in entries for value in fields.values())
     rows = online_rows(project)

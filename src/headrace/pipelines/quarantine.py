@@ -215,6 +215,16 @@ def _carry_out(project: Project, stores: Stores, source: SourceDefinition, inten
         ledger.append([entry], pointers={pointer: f"{number} done"}, expect={pointer: number})
 
 
+def released_rows(stores: Stores, source: SourceDefinition, done: Record) -> list[bytes]:
+    """Return the ids of the rows that a decision which is `done` released; none if it dropped them."""
+    (intent,) = stores.ledger.read(after=done.body["intent"] - 1, limit=1)
+    decisions = decisions_of(stores.tables, source.name).items()
+    ids = [i for i, made in decisions if made["decision"] == "release" and made["at"] == intent.at]
+    rows = quarantined(stores.tables, source.name)
+    found: list[bytes] = rows.filter(pc.is_in(rows["id"], value_set=pa.array(ids, pa.string())))["row_id"].to_pylist()
+    return found
+
+
 def quarantined(tables: Tables, source: str, version: int | None = None) -> pa.Table:
     """Return a source's quarantined rows, each once."""
     described = tables.describe(QUARANTINE)

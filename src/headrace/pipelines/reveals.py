@@ -60,7 +60,9 @@ def read_source(
     """
     if not ensure_grown(tables, source):
         raise DataError(
-            f"{source.name} has no rows yet", where=source.location, next_step="headrace run, which takes them in"
+            f"{source.name} has no rows yet",
+            where=source.location,
+            next_step="headrace run takes them in, once its files or its stream hold some",
         )
     table = tables.read(reveals_table(source.name), where=where, version=version)
     known = [name for name in table.column_names if name not in FIXED and not is_stated_name(name)]
