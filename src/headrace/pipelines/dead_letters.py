@@ -117,7 +117,7 @@ def replay_letters(
     """
     now = clock or SystemClock()
     found = []
-    with open_stores(project, state, clock=now, write=True, alone=False) as stores:
+    with open_stores(project, state, clock=now, write=True, alone=False, create=False) as stores:
         for definition in _chosen(project, stores, source, ids):
             letters = _read(stores.tables, definition, [("status", "=", OPEN)])
             wanted = [row for row in letters if not ids or row["id"] in set(ids)]
@@ -138,9 +138,13 @@ def drop_letters(
         UsageError: neither letters nor a source are named, or there is no such one.
     """
     if not ids and source is None:
-        raise UsageError("which dead letters?", expected="ids, or --source NAME for all of a source")
+        raise UsageError(
+            "which dead letters?",
+            expected="ids, or --source NAME for all of a source",
+            next_step=f"headrace dead-letters list {project.typed}",
+        )
     now, dropped = clock or SystemClock(), 0
-    with open_stores(project, state, clock=now, write=True, alone=False) as stores:
+    with open_stores(project, state, clock=now, write=True, alone=False, create=False) as stores:
         for definition in _chosen(project, stores, source, ids):
             letters = _read(stores.tables, definition, [("status", "=", OPEN)])
             wanted = [row for row in letters if not ids or row["id"] in set(ids)]

@@ -19,7 +19,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.core.errors import ConfigurationError, UsageError, did_you_mean
+from headrace.core.errors import ConfigurationError, DataError, UsageError, did_you_mean
 from headrace.core.expressions import Column
 from headrace.core.failpoints import reach
 from headrace.core.time import Clock, SystemClock
@@ -94,17 +94,28 @@ def erase(
 
     Raises:
         UsageError: no such column, source or group, not a value of it, or no reason.
+        DataError: nothing was ingested yet.
         Unavailable: another process writes to the state folder.
     """
     now = clock or SystemClock()
     if not why.strip():
-        raise UsageError("an erasure needs a reason", expected="--why …, for the audit trail; it is kept for ever")
+        raise UsageError(
+            "an erasure needs a reason",
+            expected="--why …, for the audit trail; it is kept for ever",
+            next_step=f"headrace erase {wanted} --why TICKET-17 says what would go, and erases nothing",
+        )
     columns, value = _target(project, wanted, source, group)
     if str(value) in why:
         raise UsageError(
             "the reason names what is erased, and the ledger keeps it for ever", expected="--why TICKET-17"
         )
-    with open_stores(project, state, clock=now, write=True) as stores:
+    with open_stores(project, state, clock=now, write=True, create=False) as stores:
+        if not any(stores.tables.describe(reveals_table(source.name)) for source in project.plan.sources):
+            raise DataError(
+                "nothing was ingested yet, so there is nothing to erase",
+                where=f"the state folder of {project.typed}",
+                next_step="headrace run, or erase it where the sources' own files lie",
+            )
         erasure = _planned(project, stores, columns, value, keep=yes)
         if not yes:
             return _foretold(erasure, stores, project)
