@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from headrace.cli.options import Env, Json, State
 from headrace.cli.output import Output
 
 quarantine = typer.Typer(help="Look at rows that broke checks; release or drop them.", no_args_is_help=True)
@@ -21,9 +22,6 @@ Pipeline = Annotated[
         help="The pipeline; by default that of [project] modules in headrace.toml.",
     ),
 ]
-State = Annotated[str | None, typer.Option(help="The state folder; by default the one in headrace.toml.")]
-Env = Annotated[str | None, typer.Option(help="The environment of headrace.toml to use.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Why = Annotated[str, typer.Option(help="The reason, for the audit trail.")]
 Ids = Annotated[str | None, typer.Option(help="Ids, or their first 8 digits and more, separated by commas.")]
 Check = Annotated[str | None, typer.Option(help="Rows that broke this check, by its full name.")]
@@ -87,57 +85,34 @@ def quarantine_show(
     Output(json).show(show_quarantined(load_project(pipeline, env=env, state=state), source, row, state=state))
 
 
-@quarantine.command("release")
-def quarantine_release(
-    source: Source,
-    why: Why,
-    ids: Ids = None,
-    check: Check = None,
-    run: Run = None,
-    everything: Everything = False,
-    pipeline: Pipeline = None,
-    state: State = None,
-    env: Env = None,
-    json: Json = False,
-) -> None:
-    """Let rows pass after all: they enter the source with the arrival they had."""
-    _decide("release", source, why, (ids, check, run, everything), (pipeline, state, env), json)
+def _decision(decision: str, told: str) -> None:
+    """Offer a decision about quarantined rows: all take the same options."""
+
+    def decide_rows(
+        source: Source,
+        why: Why,
+        ids: Ids = None,
+        check: Check = None,
+        run: Run = None,
+        everything: Everything = False,
+        pipeline: Pipeline = None,
+        state: State = None,
+        env: Env = None,
+        json: Json = False,
+    ) -> None:
+        from headrace.pipelines.project import load_project
+        from headrace.pipelines.quarantine import Selection, decide
+
+        named = tuple(part.strip() for part in ids.split(",") if part.strip()) if ids else ()
+        selection = Selection(named, check, run, everything)
+        project = load_project(pipeline, env=env, state=state)
+        Output(json).show(decide(project, source, decision, selection, why=why, state=state))
+
+    quarantine.command(decision, help=told)(decide_rows)
 
 
-@quarantine.command("drop")
-def quarantine_drop(
-    source: Source,
-    why: Why,
-    ids: Ids = None,
-    check: Check = None,
-    run: Run = None,
-    everything: Everything = False,
-    pipeline: Pipeline = None,
-    state: State = None,
-    env: Env = None,
-    json: Json = False,
-) -> None:
-    """Decide that rows stay out for good; they are kept, and no longer listed."""
-    _decide("drop", source, why, (ids, check, run, everything), (pipeline, state, env), json)
-
-
-def _decide(
-    decision: str,
-    source: str,
-    why: str,
-    chosen: tuple[str | None, str | None, str | None, bool],
-    place: tuple[str | None, str | None, str | None],
-    json: bool,
-) -> None:
-    from headrace.pipelines.project import load_project
-    from headrace.pipelines.quarantine import Selection, decide
-
-    ids, check, run, everything = chosen
-    pipeline, state, env = place
-    named = tuple(part.strip() for part in ids.split(",") if part.strip()) if ids else ()
-    selection = Selection(named, check, run, everything)
-    project = load_project(pipeline, env=env, state=state)
-    Output(json).show(decide(project, source, decision, selection, why=why, state=state))
+_decision("release", "Let rows pass after all: they enter the source with the arrival they had.")
+_decision("drop", "Decide that rows stay out for good; they are kept, and no longer listed.")
 
 
 @baseline.command("set")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from headrace.core.errors import HeadraceError
+from headrace.core.errors import HeadraceError, UsageError
 
 if TYPE_CHECKING:
     from headrace.pipelines.view import Progress, View
@@ -100,7 +100,11 @@ def finish(command: Callable[[], Any], *, as_json: bool) -> int:
     except typer.Exit as stop:
         return int(stop.exit_code)
     except WRONG_USE as error:
-        error.show()
+        if as_json:
+            asked = error.ctx.command_path if error.ctx is not None else "headrace"
+            _report(UsageError(error.format_message(), next_step=f"{asked} --help"), as_json)
+        else:
+            error.show()
         return 2
     except (KeyboardInterrupt, typer.Abort):
         return _stopped()

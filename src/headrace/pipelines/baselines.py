@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from headrace.core.errors import DataError
 from headrace.core.time import Clock, Instant, SystemClock
+from headrace.pipelines.given import given
 from headrace.pipelines.project import Project
 from headrace.pipelines.quarantine import source_named
 from headrace.pipelines.reveals import read_source, reveals_table
@@ -67,8 +68,8 @@ def set_baseline(
         DataError: no row lies in the span.
     """
     source, now = source_named(project, name), clock or SystemClock()
-    first = None if since is None else int(Instant.parse(since))
-    end = None if until is None else int(Instant.parse(until))
+    first = None if since is None else int(given("--from", since, Instant.parse))
+    end = None if until is None else int(given("--to", until, Instant.parse))
     with open_stores(project, state, clock=now, write=True) as stores:
         if stores.tables.describe(reveals_table(name)) is not None:
             table = read_source(stores.tables, source)

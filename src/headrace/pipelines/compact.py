@@ -22,7 +22,7 @@ def compact(project: Project, *, state: str | None, progress: Progress, clock: C
         Unavailable: another process writes to the state folder.
     """
     retain, rows = project.settings.offline.retention, []
-    with open_stores(project, state, clock=clock or SystemClock(), write=True) as stores:
+    with open_stores(project, state, clock=clock or SystemClock(), write=True, create=False) as stores:
         finish(project, stores, alone=True)  # it reads the versions that its decision names
         for place, source in enumerate(project.plan.sources):
             name = reveals_table(source.name)

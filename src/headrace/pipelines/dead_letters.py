@@ -19,7 +19,6 @@ from headrace.pipelines.baselines import load_baselines
 from headrace.pipelines.gatekeeper import QUARANTINE, Gatekeeper, broken_rows
 from headrace.pipelines.ingest import ingest_reveals, without_known
 from headrace.pipelines.project import Project
-from headrace.pipelines.reveals import read_source, reveals_table
 from headrace.pipelines.stores import Stores, open_stores
 from headrace.pipelines.view import Table, View
 from headrace.sources.casts import NaiveTimestamps, cast_text
@@ -29,7 +28,7 @@ from headrace.sources.events import Events
 from headrace.sources.jsonlines import LINE
 from headrace.sources.letters import CELLS, DROPPED, OPEN, REPLAYED, letter_schema, letters_of, letters_table
 from headrace.sources.plan import expand, reveal_of
-from headrace.sources.record import ARRIVAL, Reveal, RevealBatch
+from headrace.sources.record import ARRIVAL, Reveal
 from headrace.sources.run import batch_of
 from headrace.sources.values import arrow_type, placing_columns, typed_value, unplaced
 from headrace.storage.ledger import Entry
@@ -37,6 +36,7 @@ from headrace.storage.tables import Tables
 from headrace.storage.tables.protocol import Filter
 
 HIDDEN = "hidden: the source has columns that are pii; --payload shows it, which the ledger records"
+REPLAYED_LETTERS = "dead_letters.replayed"
 SHOWN = 50  # ids that a ledger record names
 MARKED_AT_ONCE = 1_000
 
@@ -117,7 +117,7 @@ def replay_letters(
     """
     now = clock or SystemClock()
     found = []
-    with open_stores(project, state, clock=now, write=True, alone=False) as stores:
+    with open_stores(project, state, clock=now, write=True, alone=False, create=False) as stores:
         for definition in _chosen(project, stores, source, ids):
             letters = _read(stores.tables, definition, [("status", "=", OPEN)])
             wanted = [row for row in letters if not ids or row["id"] in set(ids)]
@@ -138,9 +138,13 @@ def drop_letters(
         UsageError: neither letters nor a source are named, or there is no such one.
     """
     if not ids and source is None:
-        raise UsageError("which dead letters?", expected="ids, or --source NAME for all of a source")
+        raise UsageError(
+            "which dead letters?",
+            expected="ids, or --source NAME for all of a source",
+            next_step=f"headrace dead-letters list {project.typed}",
+        )
     now, dropped = clock or SystemClock(), 0
-    with open_stores(project, state, clock=now, write=True, alone=False) as stores:
+    with open_stores(project, state, clock=now, write=True, alone=False, create=False) as stores:
         for definition in _chosen(project, stores, source, ids):
             letters = _read(stores.tables, definition, [("status", "=", OPEN)])
             wanted = [row for row in letters if not ids or row["id"] in set(ids)]
@@ -177,7 +181,7 @@ class _Replay:
             stores = self.stores
             held = load_baselines(stores.ledger, stores.blobs, self.project.plan.sources)
             gatekeeper = Gatekeeper(self.project, stores.ledger, stores.tables, streaming=True, baselines=held)
-            self._learn_keys(gatekeeper)
+            gatekeeper.learn_stored(self.project.plan.sources)
             verdict = gatekeeper.judge(batch, now=int(self.clock.now()), where="dead letters")
             verdict.raise_if_stopped()
             broken = without_known(stores.tables, QUARANTINE, broken_rows(verdict), ["id"])
@@ -187,7 +191,7 @@ class _Replay:
             ingest_reveals(self.project, stores, verdict.accepted)
         if read:
             body = {"letters": len(read), "ids": [row["id"] for row in read[:SHOWN]], "left": left.total()}
-            self.stores.ledger.append([Entry("dead_letters.replayed", self.source.name, body, getpass.getuser())])
+            self.stores.ledger.append([Entry(REPLAYED_LETTERS, self.source.name, body, getpass.getuser())])
             reach("letters.recorded")
             _mark(self.stores.tables, self.source, read, REPLAYED, "", int(self.clock.now()))
         why = [f"{reason} ({count})" for reason, count in left.most_common(3)]
@@ -250,11 +254,6 @@ class _Replay:
             except ValueError as error:
                 problems.append(f"{column.name}: {error}")
         return values, problems + unplaced(placing_columns(self.source), values)
-
-    def _learn_keys(self, gatekeeper: Gatekeeper) -> None:
-        for source in self.project.plan.sources:
-            if self.stores.tables.describe(reveals_table(source.name)) is not None:
-                gatekeeper.known.learn(RevealBatch(source, read_source(self.stores.tables, source)))
 
 
 def _chosen(project: Project, stores: Stores, source: str | None, ids: Iterable[str]) -> list[SourceDefinition]:

@@ -19,7 +19,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.core.errors import ConfigurationError, UsageError, did_you_mean
+from headrace.core.errors import ConfigurationError, DataError, UsageError, did_you_mean
 from headrace.core.expressions import Column
 from headrace.core.failpoints import reach
 from headrace.core.time import Clock, SystemClock
@@ -94,17 +94,28 @@ def erase(
 
     Raises:
         UsageError: no such column, source or group, not a value of it, or no reason.
+        DataError: nothing was ingested yet.
         Unavailable: another process writes to the state folder.
     """
     now = clock or SystemClock()
     if not why.strip():
-        raise UsageError("an erasure needs a reason", expected="--why …, for the audit trail; it is kept for ever")
+        raise UsageError(
+            "an erasure needs a reason",
+            expected="--why …, for the audit trail; it is kept for ever",
+            next_step=f"headrace erase {wanted} --why TICKET-17 says what would go, and erases nothing",
+        )
     columns, value = _target(project, wanted, source, group)
     if str(value) in why:
         raise UsageError(
             "the reason names what is erased, and the ledger keeps it for ever", expected="--why TICKET-17"
         )
-    with open_stores(project, state, clock=now, write=True) as stores:
+    with open_stores(project, state, clock=now, write=True, create=False) as stores:
+        if not any(stores.tables.describe(reveals_table(source.name)) for source in project.plan.sources):
+            raise DataError(
+                "nothing was ingested yet, so there is nothing to erase",
+                where=f"the state folder of {project.typed}",
+                next_step="headrace run, or erase it where the sources' own files lie",
+            )
         erasure = _planned(project, stores, columns, value, keep=yes)
         if not yes:
             return _foretold(erasure, stores, project)
@@ -303,13 +314,12 @@ class _Eraser:
         return asked or told or prediction.row_id in erasure.rows[plan.rows.name]
 
     def streams(self) -> int:
-        """Empty the events that state the value in streams of the state folder; others are only looked at (`_outside`)."""
+        """Take the events that state the value out of streams; where that cannot be, they are counted (`_outside`)."""
         erased = 0
         with open_project_streams(self.project, self.stores, SystemClock()) as streams:
-            redact = getattr(streams, "redact", None)
-            if redact is not None:
+            if streams.capabilities.redacts:
                 for name, traces in _streams_of(self.project, streams, self.erasure):
-                    erased += redact(name, traces.states)
+                    erased += streams.redact(name, traces.states)
         return erased
 
     def profiles(self) -> int:
@@ -368,16 +378,13 @@ def _streams_of(project: Project, streams: Streams, erasure: Erasure) -> Iterato
 
 def _outside(project: Project, stores: Stores, erasure: Erasure) -> list[str]:
     """Say what is left where nothing can be erased or told: events of outside streams, letters that cannot be searched."""
-    found, kind = [], str(project.settings.stores.streams).partition(":")[0]  # the rest of the URL may be secret
+    found = []
     with open_project_streams(project, stores, SystemClock()) as streams:
-        if not hasattr(streams, "redact"):
+        if not streams.capabilities.redacts:
             for name, traces in _streams_of(project, streams, erasure):
-                count = sum(traces.states(message.data) for message in _messages(streams, name))
-                if count:
-                    found.append(
-                        f"{count:,} events of stream {name} state it, and {kind} does not rewrite records: "
-                        "delete them there, or wait until its retention is over"
-                    )
+                stating = [message for message in _messages(streams, name) if traces.states(message.data)]
+                if stating:
+                    found.append(_kept_by_broker(project, name, stating))
     for source in project.plan.sources:
         table, traces = letters_table(source.name), erasure.traces(project, source)
         if erasure.of(source.name) and stores.tables.describe(table) is not None:
@@ -388,6 +395,19 @@ def _outside(project: Project, stores: Stores, erasure: Erasure) -> list[str]:
                     f"headrace dead-letters list {project.typed} --source {source.name} --status any"
                 )
     return found
+
+
+def _kept_by_broker(project: Project, name: str, stating: Sequence[Message]) -> str:
+    """Say what can be done about events that no client can delete singly."""
+    kind = str(project.settings.stores.streams).partition(":")[0]  # the rest of the URL may be secret
+    newest = {message.partition: message.position for message in stating}
+    where = ", ".join(f"offset {offset:,} of partition {partition}" for partition, offset in sorted(newest.items()))
+    return (
+        f"{len(stating):,} events of stream {name} state it, up to {where}, and {kind} does not delete single records. "
+        f"They go with the topic's retention (kafka-configs --alter --topic {name} --add-config retention.ms=…) or with all "
+        "before them (kafka-delete-records); where records are keyed and the topic is compacted, a record of that key "
+        "without a value removes them. Then run this command again, which looks whether any is left"
+    )
 
 
 def _messages(streams: Streams, name: str) -> Iterator[Message]:

@@ -10,6 +10,7 @@ from headrace.core.time import Instant, SystemClock, format_duration
 from headrace.features.explain import FeatureExplanation, find_outputs
 from headrace.features.explain import explain_feature as explain_value
 from headrace.features.offline import build_histories
+from headrace.pipelines.given import given
 from headrace.pipelines.inspect import describe_features
 from headrace.pipelines.project import Project
 from headrace.pipelines.reveals import read_reveals
@@ -99,7 +100,7 @@ def explain_feature(
             expected="a prediction id, or --feature NAME --key KEY --at INSTANT",
             next_step=f"headrace explain {project.typed} --feature … --key … --at 2013-07-01T12:00:00Z",
         )
-    t = Instant.parse(at)
+    t = given("--at", at, Instant.parse)
     lane = find_outputs(project.plan, feature)[0][0]
     texts = key.split(",")
     if len(texts) != len(lane.entity):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from headrace.core.errors import DataError
 from headrace.pipelines.project import Project
-from headrace.pipelines.reveals import append_reveals, read_source, reveals_table
+from headrace.pipelines.reveals import append_reveals, ensure_grown, read_source, reveals_table
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, RevealBatch
 from headrace.storage.ledger import Entry, Ledger
@@ -64,6 +64,18 @@ class Gatekeeper:
         }
         self.known = KnownKeys(referred_columns(sources), kept.get("known"))
         self.held: dict[str, str] = dict(kept.get("held", {}))
+
+    def learn_stored(self, sources: Sequence[SourceDefinition]) -> None:
+        """Take in from the tables of some sources every value that foreign keys of others may refer to.
+
+        Raises:
+            SchemaConflict: a class changed otherwise than by a new nullable column.
+        """
+        for source in sources:
+            names, stored = [c.name for c in self.known.columns if c in source.index], ensure_grown(self.tables, source)
+            if names and set(names) <= {*stored}:
+                rows = self.tables.read(reveals_table(source.name), columns=names)
+                self.known.learn(RevealBatch(source, rows))
 
     def judge(
         self, batch: RevealBatch, *, now: int, where: str, refused: pa.Table | None = None, observed: bool = True

@@ -8,6 +8,7 @@ from headrace.core.expressions import Column, columns_of
 from headrace.features.label_plan import RowLabel, TableLabel
 from headrace.features.lane_plan import LanePlan
 from headrace.features.plan import DatasetPlan, FeaturePlan
+from headrace.sources.scans import columns_queried
 
 
 def group_hashes(plan: FeaturePlan) -> dict[str, str]:
@@ -36,13 +37,13 @@ def columns_read(plan: DatasetPlan) -> dict[str, list[str]]:
 
 
 def columns_of_output(lane: LanePlan, output: int) -> list[Column[Any]]:
-    """Return the columns that one output of a lane follows from; a query may read any column of its tables."""
+    """Return the columns that one output of a lane follows from, and those of other tables that a query makes them of."""
     places = [p for p in (lane.outputs[output].column, lane.outputs[output].until) if p is not None]
     values = [column for place in places for column in columns_of(lane.values[place])]
     where = [] if lane.where is None else columns_of(lane.where)
     moments = [lane.moment] if lane.on is None else [lane.moment, lane.on]
-    queried = [] if lane.source.query is None else [c for feed in lane.source.feeds for c in feed.columns]
-    return [*values, *where, *lane.entity, *(column for moment in moments for column, _ in moment.terms), *queried]
+    own = [*values, *where, *lane.entity, *(column for moment in moments for column, _ in moment.terms)]
+    return own if lane.source.query is None else [*own, *columns_queried(lane.source, own)]
 
 
 def _label_columns(plan: DatasetPlan) -> list[Column[Any]]:

@@ -23,7 +23,7 @@ from headrace.storage.state import PASSPORT
 
 @dataclass(frozen=True)
 class GroupImpact:
-    """Hold what stands of a group: "materialized", or "new" or "changed" with what filling it costs.
+    """Hold what stands of a group: "materialized", or "new" or "changed" with what filling it costs; "by query" never is filled.
 
     `pinned_by` are the versions that were trained on another definition of it; `seconds` is None where no earlier filling
     tells how fast this machine is, `keys` where no state tells how many there are.
@@ -75,6 +75,8 @@ def _impact(
     group: GroupPlan, stores: Stores, before: Mapping[str, str], speed: float | None, pinned: tuple[str, ...]
 ) -> GroupImpact:
     name, old = group.definition.name, before.get(group.definition.name)
+    if group.lanes[0].source.query is not None:
+        return GroupImpact(name, group.hash[:12], "by query", None, pinned, 0, None, None)
     with stores.online.read() as snapshot:
         whole = snapshot.get(DATABASE, COVERED + bytes.fromhex(group.hash)) is not None
         keys = None
@@ -95,7 +97,7 @@ def impact_table(found: list[GroupImpact]) -> Table:
     rows: list[list[Any]] = []
     for one in found:
         known = "" if one.keys is None else f", {one.keys:,} keys"
-        cost = "nothing" if one.status == "materialized" else f"{one.rows:,} reveals{known}"
+        cost = "nothing" if one.status in ("materialized", "by query") else f"{one.rows:,} reveals{known}"
         took = "–" if one.seconds is None else rough_duration(max(int(one.seconds * SECOND), SECOND))
         changed = f"{one.status}, was {one.before}" if one.before else one.status
         rows.append([one.group, one.version, changed, cost, took, ", ".join(one.pinned_by) or "none"])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from headrace.core.errors import UnknownColumn, did_you_mean
+from headrace.core.errors import HeadraceError, UnknownColumn, did_you_mean
 from headrace.core.time import Instant, SystemClock
 from headrace.pipelines.catalogue import (
     CatalogueEntry,
@@ -23,6 +23,7 @@ from headrace.pipelines.stores import open_stores
 from headrace.pipelines.view import Table, View
 from headrace.registry.record import Version
 from headrace.registry.run import Registry
+from headrace.sources.scans import columns_of_text
 from headrace.storage.ledger import Record
 
 _VERSION = re.compile(r"(?:.*/)?v\d+")
@@ -40,19 +41,52 @@ def lineage(project: Project, name: str, *, state: str | None) -> View:
     uses = uses_of(project, state)
     entries = catalogue(project, uses)
     features = [e for e in entries if name in (e.feature, e.group, e.feature.split("[")[0], *e.columns)]
+    texts, notes = _texts(project)
     columns = [str(c) for s in project.plan.sources for c in s.columns if name in (s.name, str(c))]
+    columns += [own for own, raw in texts.items() if own not in columns and name in _named(raw)]
     if columns and not any(e.feature == name and e.group for e in features):
-        return _of_columns(project, name, columns, entries, uses)
+        return _followed(_of_columns(project, name, columns, entries, uses), columns, texts, notes)
     if features:
-        return _of_features(project, name, features)
+        found = _of_features(project, name, features)
+        return _followed(found, found["upstream"]["columns"], texts, notes)
     known = [str(c) for s in project.plan.sources for c in s.columns] + [e.feature for e in entries]
-    known += [v.name for v in uses.versions] + [e.feature.split("[")[0] for e in entries]
+    known += [*texts, *(one for raw in texts.values() for one in raw), *(v.name for v in uses.versions)]
+    known += [e.feature.split("[")[0] for e in entries]
     raise UnknownColumn(
         "nothing of that name",
         got=name,
         expected="a column, source, feature, group or version",
         next_step=did_you_mean(name, known),
     )
+
+
+def _texts(project: Project) -> tuple[dict[str, list[str]], list[str]]:
+    """Return what the columns of sources that settings fill by SQL follow from, and notes on what cannot be told now."""
+    found: dict[str, list[str]] = {}
+    notes = []
+    for source in project.plan.sources:
+        try:
+            found |= columns_of_text(source, project.settings, project.folder)
+        except HeadraceError as error:  # lineage is told without the files, too
+            told = f"{error.what} ({error.got}); {error.next_step}"
+            notes.append(f"What [sources.{source.name}] sql reads cannot be told: {told}")
+    return found, notes
+
+
+def _named(columns: Sequence[str]) -> set[str]:
+    """Return columns and the tables that they belong to."""
+    return {*columns, *(column.partition(".")[0] for column in columns)}
+
+
+def _followed(view: View, columns: Sequence[str], texts: Mapping[str, Sequence[str]], notes: Sequence[str]) -> View:
+    """Return a view with what some columns follow from in turn, through the SQL of settings."""
+    behind = {column: list(texts[column]) for column in columns if column in texts}
+    if not behind:
+        return view.noted(*notes)
+    upstream = view.data.get("upstream", {}) | {"texts": behind}
+    rows = [[column, ", ".join(raw)] for column, raw in behind.items()]
+    table = Table("What the SQL of settings makes them of", ["column", "reads"], rows)
+    return View(view.title, view.data | {"upstream": upstream}, [*view.tables, table], (*view.notes, *notes))
 
 
 def _of_columns(

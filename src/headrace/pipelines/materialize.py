@@ -287,7 +287,7 @@ def rebuild_online(
     damage = damage_of_online(project, state, clock=now)
     if damage is not None:
         renew_online(project, state, clock=now, purge=None)
-    with open_stores(project, state, clock=now, write=True) as stores:
+    with open_stores(project, state, clock=now, write=True, create=False) as stores:
         work = Materializer(project, stores, progress)
         done = work.rebuild() if wanted is None or damage is not None else work.refill(wanted)
         return _shown("Rebuilt the online store", work, done, time.perf_counter() - began, damage)
@@ -303,7 +303,7 @@ def materialize(
         UsageError: the project has no such group.
     """
     wanted, began = [find_group(project, name) for name in groups], time.perf_counter()
-    with open_stores(project, state, clock=clock or SystemClock(), write=True) as stores:
+    with open_stores(project, state, clock=clock or SystemClock(), write=True, create=False) as stores:
         read_reveals(stores.tables, project.plan.sources)
         work = Materializer(project, stores, progress)
         with stores.online.write() as transaction:

@@ -9,6 +9,7 @@ from headrace.core.settings import SourceSettings
 from headrace.core.time import format_duration
 from headrace.features.plan import DatasetPlan
 from headrace.pipelines.definition import Pipeline
+from headrace.pipelines.graph import columns_of_output, columns_read
 from headrace.pipelines.impact import impact_of, impact_table
 from headrace.pipelines.project import Project
 from headrace.pipelines.view import Table, View
@@ -27,7 +28,10 @@ def describe_plan(project: Project, *, state: str | None = None) -> View:
         for s in plan.sources
     ]
     columns = [[f"{s.name}.{c.name}", c.dtype, str(s.moments[c])] for s in plan.sources for c in s.columns]
+    reads = columns_read(plan)
     features = [{"feature": c.name, "type": c.dtype, "computed": c.origin, "known": known} for c, known in _known(plan)]
+    told = [feature | {"reads": reads[feature["feature"]]} for feature in features]
+    queries = _queries(plan)
     policies, streams = _policies(pipeline), _streams(project)
     data: dict[str, Any] = {"pipeline": project.target, "dataset": plan.hash, "steps": steps, "sources": sources}
     tables = [
@@ -40,6 +44,7 @@ def describe_plan(project: Project, *, state: str | None = None) -> View:
         Table(
             "Features", ["feature", "type", "computed", "from values known at"], [list(f.values()) for f in features]
         ),
+        *([Table("Features by SQL", ["group", "written at", "reads"], queries)] if queries else []),
         Table("Policies", ["policy", "limit"], policies),
         Table(
             "Streams that `up` follows",
@@ -55,10 +60,24 @@ def describe_plan(project: Project, *, state: str | None = None) -> View:
     notes = (f"A request brings: {asked}.", f"Run it: headrace run {project.typed}")
     return View(
         f"Plan of {project.target}",
-        data | {"features": features, "policies": policies, "streams": streams},
+        data | {"features": told, "policies": policies, "streams": streams},
         tables,
         notes,
     )
+
+
+def _queries(plan: DatasetPlan) -> list[list[str]]:
+    """Return each group that a query fills, where its text stands, and the columns of the tables that it reads."""
+    found = []
+    for group in plan.groups:
+        lane = group.lanes[0]
+        if lane.source.query is not None:
+            outputs = [(one, i) for one in group.lanes for i in range(len(one.outputs))]
+            columns = {str(c) for one, i in outputs for c in columns_of_output(one, i)}
+            own = {str(c) for c in lane.source.columns}
+            read = ", ".join(sorted(columns - own))
+            found.append([group.definition.name, lane.source.query.location, read])
+    return found
 
 
 def _streams(project: Project) -> list[dict[str, str]]:

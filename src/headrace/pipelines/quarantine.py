@@ -25,6 +25,7 @@ from headrace.core.identity import content_hash
 from headrace.core.time import Clock, Instant, SystemClock
 from headrace.features.stream import StreamPath
 from headrace.pipelines.gatekeeper import QUARANTINE
+from headrace.pipelines.given import given
 from headrace.pipelines.ingest import ingest_reveals
 from headrace.pipelines.project import Project
 from headrace.pipelines.stores import Stores, open_stores
@@ -97,7 +98,8 @@ def show_quarantined(project: Project, name: str, given: str, *, state: str | No
     with open_stores(project, state, clock=SystemClock(), write=False) as stores:
         rows = quarantined(stores.tables, source.name)
         decisions = decisions_of(stores.tables, source.name)
-    row = next(r for r in rows.to_pylist() if r["id"] == _full(rows["id"].to_pylist(), given))
+    identity = _full(source, rows["id"].to_pylist(), given)
+    row = next(r for r in rows.to_pylist() if r["id"] == identity)
     payload = orjson.loads(row["payload"])
     hidden = {c.name for c in source.columns if c.pii}
     values = {key: "(pii)" if key in hidden else value for key, value in payload.items()}
@@ -130,7 +132,7 @@ def decide(
         ConfigurationError, SchemaConflict: as `headrace.pipelines.ingest.ingest_reveals`.
     """
     source, now = source_named(project, name), clock or SystemClock()
-    with open_stores(project, state, clock=now, write=True, alone=False) as stores:
+    with open_stores(project, state, clock=now, write=True, alone=False, create=False) as stores:
         chosen = _decided(project, stores, source, decision, selection, why)
         finish(project, stores)
     did = "Released" if decision == "release" else "Dropped"
@@ -215,6 +217,16 @@ def _carry_out(project: Project, stores: Stores, source: SourceDefinition, inten
         ledger.append([entry], pointers={pointer: f"{number} done"}, expect={pointer: number})
 
 
+def released_rows(stores: Stores, source: SourceDefinition, done: Record) -> list[bytes]:
+    """Return the ids of the rows that a decision which is `done` released; none if it dropped them."""
+    (intent,) = stores.ledger.read(after=done.body["intent"] - 1, limit=1)
+    decisions = decisions_of(stores.tables, source.name).items()
+    ids = [i for i, made in decisions if made["decision"] == "release" and made["at"] == intent.at]
+    rows = quarantined(stores.tables, source.name)
+    found: list[bytes] = rows.filter(pc.is_in(rows["id"], value_set=pa.array(ids, pa.string())))["row_id"].to_pylist()
+    return found
+
+
 def quarantined(tables: Tables, source: str, version: int | None = None) -> pa.Table:
     """Return a source's quarantined rows, each once."""
     described = tables.describe(QUARANTINE)
@@ -255,11 +267,9 @@ def _chosen(
     decided = decisions_of(tables, source.name, versions[DECISIONS])
     rows = rows.filter(pa.array([row not in decided for row in rows["id"].to_pylist()], pa.bool_()))
     if not (selection.ids or selection.check or selection.run or selection.everything):
-        raise UsageError(
-            "which rows?", expected="--ids, --check, --run or --everything", next_step="headrace quarantine list"
-        )
+        raise UsageError("which rows?", expected="--ids, --check, --run or --everything", next_step=_listed(source))
     if selection.ids:
-        wanted = {_full(rows["id"].to_pylist(), given) for given in selection.ids}
+        wanted = {_full(source, rows["id"].to_pylist(), given) for given in selection.ids}
         rows = rows.filter(pa.array([row in wanted for row in rows["id"].to_pylist()], pa.bool_()))
     if selection.check is not None:
         held = [selection.check in reason.split("\n") for reason in rows["reason"].to_pylist()]
@@ -269,8 +279,8 @@ def _chosen(
     if not rows.num_rows:
         raise UsageError(
             f"no open row of {source.name} is selected",
-            got=selection.to_dict(),
-            next_step="headrace quarantine list shows ids, checks and verdicts",
+            got=", ".join(f"{name} {value}" for name, value in selection.to_dict().items() if value),
+            next_step=f"{_listed(source)} shows ids and checks, headrace checks {source.name} verdicts",
         )
     return rows.sort_by("id")
 
@@ -278,21 +288,26 @@ def _chosen(
 def _moment(ledger: Ledger, run: str) -> int:
     """Return a verdict's moment: by the number of its record, or as text."""
     if not run.isdigit():
-        return int(Instant.parse(run))
+        return int(given("--run", run, Instant.parse))
     found = ledger.read(kinds=["verdict"], after=int(run) - 1, limit=1)
     if not found or found[0].seq != int(run):
         raise UsageError("no such verdict", got=run, expected="the number of a verdict", next_step="headrace checks")
     return int(found[0].body["at"])
 
 
-def _full(ids: Sequence[str], given: str) -> str:
+def _listed(source: SourceDefinition) -> str:
+    return f"headrace quarantine list {source.name}"
+
+
+def _full(source: SourceDefinition, ids: Sequence[str], given: str) -> str:
     found = sorted({i for i in ids if i.startswith(given)}) if len(given) >= 8 else []
     if len(found) == 1:
         return found[0]
     raise UsageError(
         "no such row waits in quarantine" if not found else "several rows' ids begin like this",
         got=given,
-        expected=f"an id, or at least its first 8 digits: {', '.join(i[:SHORT] for i in found or ids)[:150]}",
+        expected=f"an id, or at least its first 8 digits: {', '.join(i[:SHORT] for i in found or ids)[:150] or 'none wait'}",
+        next_step=_listed(source),
     )
 
 

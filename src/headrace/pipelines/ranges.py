@@ -15,6 +15,7 @@ from headrace.core.time import DAY, Clock, Instant, SystemClock
 from headrace.features.offline import histories_of
 from headrace.features.record import label_columns
 from headrace.features.training_set import MaturedRows, matured_rows
+from headrace.pipelines.given import given
 from headrace.pipelines.project import Project
 from headrace.pipelines.reveals import read_source, reveals_table
 from headrace.pipelines.stores import Stores, open_stores
@@ -39,10 +40,15 @@ def materialize_range(
         UsageError: not whole days, or none.
         DataError: nothing was ingested yet.
     """
-    first, last = Instant.parse(start), Instant.parse(end)
+    first, last = given("--from", start, Instant.parse), given("--to", end, Instant.parse)
     if last <= first or first % DAY or last % DAY:
-        raise UsageError("not a span of whole days", got=f"--from {start} --to {end}", expected="--from before --to")
-    with open_stores(project, state, clock=clock or SystemClock(), write=True) as stores:
+        raise UsageError(
+            "not a span of whole days",
+            got=f"--from {start} --to {end}",
+            expected="--from before --to",
+            next_step="name days, as --from 2024-01-01 --to 2024-02-01",
+        )
+    with open_stores(project, state, clock=clock or SystemClock(), write=True, create=False) as stores:
         work = _Ranges(project, stores)
         days = list(range(first, last, DAY))
         due, rows = work.due(days), 0

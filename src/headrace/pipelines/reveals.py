@@ -67,7 +67,9 @@ def read_source(
 def _ensure_there(tables: Tables, source: SourceDefinition) -> None:
     if not ensure_grown(tables, source):
         raise DataError(
-            f"{source.name} has no rows yet", where=source.location, next_step="headrace run, which takes them in"
+            f"{source.name} has no rows yet",
+            where=source.location,
+            next_step="headrace run takes them in, once its files or its stream hold some",
         )
 
 

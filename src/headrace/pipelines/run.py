@@ -148,7 +148,7 @@ class _Run:
         with self.stores.online.read() as snapshot:
             path.uncovered(snapshot.getter(DATABASE))
         gatekeeper = self.gatekeeper(streaming=True)
-        self.learn_known(gatekeeper)
+        gatekeeper.learn_stored(self.project.plan.sources)
         with (
             open_project_streams(self.project, self.stores, self.clock) as streams,
             closing(
@@ -176,7 +176,7 @@ class _Run:
         done = Ingested(source.name, None if described is None else described.version)
         ensure_grown(self.stores.tables, source)
         book = LoadBook(self.stores.tables, source.name, table)
-        self.learn_known(gatekeeper)
+        gatekeeper.learn_stored(self.project.plan.sources)
         try:
             now = int(self.clock.now())
             for loaded in iter_loads(source, self.project.settings, self.project.folder, now=now, seen=book.seen):
@@ -197,14 +197,6 @@ class _Run:
         """Return who judges deliveries."""
         stores = self.stores
         return Gatekeeper(self.project, stores.ledger, stores.tables, streaming=streaming, baselines=self.baselines)
-
-    def learn_known(self, gatekeeper: Gatekeeper) -> None:
-        """Tell the gatekeeper every value that foreign keys may refer to."""
-        tables = self.stores.tables
-        for source in self.project.plan.sources:
-            names = [c.name for c in gatekeeper.known.columns if c in source.index]
-            if names and set(names) <= {*ensure_grown(tables, source)}:
-                gatekeeper.known.learn(RevealBatch(source, tables.read(reveals_table(source.name), columns=names)))
 
     def accept(
         self, source: SourceDefinition, loaded: Loaded, gatekeeper: Gatekeeper, book: LoadBook, done: Ingested

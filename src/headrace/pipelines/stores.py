@@ -125,9 +125,18 @@ def open_registry(project: Project, state: str | None, *, clock: Clock) -> Itera
 
 @contextmanager
 def open_stores(
-    project: Project, state: str | None, *, clock: Clock, write: bool, alone: bool = True, note: bool = False
+    project: Project,
+    state: str | None,
+    *,
+    clock: Clock,
+    write: bool,
+    alone: bool = True,
+    note: bool = False,
+    create: bool = True,
 ) -> Iterator[Stores]:
     """Open the state folder and its stores; a writer creates what is missing and holds the folder's lock.
+
+    Without `create` it is an error that there is no state folder, as for who only reads.
 
     Without `alone` a writer joins the process that holds the lock, if one does: every store takes several writers. With
     `note` the ledger alone may be written to, beside a process that holds the lock.
@@ -136,7 +145,8 @@ def open_stores(
         ConfigurationError, Unavailable, Corrupt: as `StateFolder.open` and the stores say.
     """
     with ExitStack() as stack:
-        folder = stack.enter_context(StateFolder.open(state_path(project, state), clock=clock, write=write and alone))
+        path = state_path(project, state)
+        folder = stack.enter_context(StateFolder.open(path, clock=clock, write=write and alone, create=create))
         urls = project.settings.stores
         ledger = open_ledger(urls.ledger or folder.url("ledger"), clock=clock, read_only=not (write or note))
         stack.enter_context(ledger)
@@ -149,7 +159,7 @@ def open_stores(
 
 def damage_of_online(project: Project, state: str | None, *, clock: Clock) -> Corrupt | None:
     """Return what is wrong with the online store's files, None if they are whole; every page is looked at."""
-    with StateFolder.open(state_path(project, state), clock=clock, write=True) as folder:
+    with StateFolder.open(state_path(project, state), clock=clock, write=True, create=False) as folder:
         url = project.settings.stores.keyvalue or folder.url("keyvalue")
         try:
             examine_keyvalue(url)

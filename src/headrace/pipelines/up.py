@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from headrace.monitoring.plan import MonitoringState
 from headrace.monitoring.run import Monitoring
 from headrace.pipelines.baselines import load_baselines
 from headrace.pipelines.control import ControlLoop, ControlState
+from headrace.pipelines.dead_letters import REPLAYED_LETTERS
 from headrace.pipelines.feed import Feed, open_project_streams
 from headrace.pipelines.feed_metrics import FeedCollector
 from headrace.pipelines.gatekeeper import Gatekeeper
@@ -31,6 +32,7 @@ from headrace.pipelines.labelling import RowLabels
 from headrace.pipelines.learning import Footing, load_profile
 from headrace.pipelines.materialize import Materializer
 from headrace.pipelines.project import Project
+from headrace.pipelines.quarantine import DONE, released_rows
 from headrace.pipelines.reveals import read_reveals
 from headrace.pipelines.serve import FOLLOW_SECONDS, PipelineService, serve
 from headrace.pipelines.spread import spread_of
@@ -58,7 +60,9 @@ class Controller:
         materializer = Materializer(self.project, self.stores, Silent())
         if materializer.behind():
             materializer.bring_up()  # a process was killed between the tables and the online features
+        self.noticed = self.stores.ledger.head().seq
         self.loop, self.housekept, self.kept = self._loop(seed), 0, 0
+        self.loop.gatekeeper.learn_stored(plan.sources)
         self.feed = Feed(
             self.project,
             self.stores,
@@ -126,21 +130,39 @@ class Controller:
 
     def _recall(self, loop: ControlLoop, seen: tuple[int, ...]) -> None:
         """Take in what a killed process had answered and applied since it last kept its state, from log and row store."""
-        folder, name = self.stores.predictions, self.project.plan.rows.name
+        folder = self.stores.predictions
         for segment in segments(folder):
             if segment < seen[0]:
                 continue
             for prediction in read_segment(folder, segment):
                 if (segment, int(prediction.id.rpartition("-")[2])) >= seen:
                     loop.recall(prediction)
+        self._label(loop, loop.live.labels.unlabelled())
+
+    def _label(self, loop: ControlLoop, row_ids: Sequence[bytes]) -> None:
+        """Tell the monitors the labels that the row store has of some rows."""
+        name = self.project.plan.rows.name
         with self.stores.online.read() as snapshot:
             get = snapshot.getter(DATABASE)
-            for row_id in loop.live.labels.unlabelled():
-                row = self.path.row(get, name, row_id)
-                label = math.nan if row is None else self.labels.of(row.values)
-                if row is not None and not math.isnan(label):
-                    arrived = newest_arrival(row, sorted(self.labels.places))
-                    loop.live.label(row_id, label, arrived=arrived)
+            rows = [self.path.row(get, name, row_id) for row_id in row_ids]
+        for row_id, row in zip(row_ids, rows, strict=True):
+            label = math.nan if row is None else self.labels.of(row.values)
+            if row is not None and not math.isnan(label):
+                loop.live.label(row_id, label, arrived=newest_arrival(row, sorted(self.labels.places)))
+
+    def _notice(self) -> None:
+        """Learn labels and foreign keys from what was ingested beside the server: rows released, letters replayed."""
+        sources = {source.name: source for source in self.project.plan.sources}
+        for record in self.stores.ledger.read(kinds=[DONE, REPLAYED_LETTERS], after=self.noticed):
+            source = sources.get(record.subject)
+            if source is not None:
+                self.loop.gatekeeper.learn_stored([source])
+            if source is self.project.plan.rows and self.labels.places:
+                unlabelled = self.loop.live.labels.unlabelled
+                rows = released_rows(self.stores, source, record) if record.kind == DONE else unlabelled()
+                with self.service.lock:
+                    self._label(self.loop, rows)
+            self.noticed = record.seq
 
     def _profile(self) -> DriftWatch | None:
         champion = self.service.registry.champion()
@@ -150,6 +172,7 @@ class Controller:
         """Take in what streams brought, do what is due, and keep the loop's state."""
         missed: BackendError | None = None
         try:
+            self._notice()
             self.feed.take_in()
         except BackendError as error:
             if not error.retryable:

@@ -22,6 +22,7 @@ from headrace.features.offline import OfflineFeatures, histories_of
 from headrace.features.plan import DatasetPlan
 from headrace.features.record import OK, STATUS
 from headrace.pipelines.explain import events_table
+from headrace.pipelines.given import given
 from headrace.pipelines.project import Project
 from headrace.pipelines.reveals import read_source
 from headrace.pipelines.stores import Stores, open_stores
@@ -252,7 +253,7 @@ def verify(project: Project, *, sample: int, since: str | None, state: str | Non
 def _since(text: str | None, now: int, period: int) -> int:
     if text is None:
         return now - period
-    return int(Instant.parse(text)) if "-" in text else now - duration(text)
+    return int(given("--since", text, Instant.parse)) if "-" in text else now - given("--since", text, duration)
 
 
 def _title(skew: Skew) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -114,14 +114,18 @@ def _duckdb(path: Path) -> Iterator[Connection]:
 
 
 @contextmanager
-def over_tables(tables: Mapping[str, Any], *, repeatable: bool = False) -> Iterator[DuckDbConnection]:
+def over_tables(
+    tables: Mapping[str, Any], *, repeatable: bool = False, without: Collection[str] = ()
+) -> Iterator[DuckDbConnection]:
     """Query Arrow tables or datasets by their names, in a database of its own that holds nothing else.
 
-    With `repeatable` one thread does all work, so that floats are added up in one order and rows come in one.
+    With `repeatable` one thread does all work, so that floats are added up in one order and rows come in one. `without`
+    names steps of the optimizer that are left out.
     """
     import duckdb
 
-    with duckdb.connect(":memory:", config={"threads": 1} if repeatable else {}) as connection:
+    config: dict[str, Any] = {"threads": 1} if repeatable else {}
+    with duckdb.connect(":memory:", config=config | {"disabled_optimizers": ",".join(sorted(without))}) as connection:
         for name, table in tables.items():
             connection.register(name, table)
         yield DuckDbConnection(connection)

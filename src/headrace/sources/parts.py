@@ -21,6 +21,8 @@ from headrace.sources.readers import Conformer, Extract, Raw, RawRows, deviation
 from headrace.sources.values import data_names
 
 if TYPE_CHECKING:
+    from pyarrow.dataset import Dataset
+
     from headrace.sources.connections import Connection
 
 
@@ -198,32 +200,46 @@ class _Connector:
 
         if self.where.database is not None:
             return connect(self.where.database, self.folder)
-        words = set(re.findall(r"\w+", str(self.where.sql)))
-        named = [name for name in self.settings.sources if name in words and name != self.definition.name]
-        return over_tables({name: self._dataset(name) for name in named})
+        return over_tables(named_tables(self.definition, self.where, self.settings, self.folder))
 
-    def _dataset(self, name: str) -> Any:
-        from pyarrow import dataset
 
-        other = self.settings.sources[name]
-        other = other.model_copy(update={"s3": other.s3 or self.settings.s3})
-        stranger = replace(self.definition, name=name)  # only for messages: its columns are not read here
-        if other.path is None:
-            raise ConfigurationError(
-                f"{self.definition.name}: its query names a source that has no files",
-                where=f"[sources.{self.definition.name}] sql",
-                got=name,
-                expected="sources with a path",
-                next_step="name the database of both: database = …",
-            )
-        if other.path.startswith(PREFIX) or other.format == "delta":
-            return open_delta(stranger, other, self.folder)[0]
-        places = list_files(stranger, other, self.folder)
-        kind = other.format or places[0].kind
-        formats = {"parquet": "parquet", "csv": "csv", "jsonl": "json"}
-        return dataset.dataset(
-            [place.path for place in places],
-            filesystem=places[0].system,
-            format=formats[str(kind)],
-            partitioning="hive",
+def named_tables(
+    definition: SourceDefinition, where: SourceSettings, settings: Settings, folder: Path
+) -> dict[str, Dataset]:
+    """Return the tables of the other sources that a source's `sql` names, without reading a row.
+
+    Raises:
+        ConfigurationError: a source that it names has no files.
+        DataError: there are no such files, or they cannot be read.
+    """
+    words = set(re.findall(r"\w+", str(where.sql)))
+    named = [name for name in settings.sources if name in words and name != definition.name]
+    return {name: _dataset(name, definition, settings, folder) for name in named}
+
+
+def _dataset(name: str, definition: SourceDefinition, settings: Settings, folder: Path) -> Dataset:
+    from pyarrow import dataset
+
+    other = settings.sources[name]
+    other = other.model_copy(update={"s3": other.s3 or settings.s3})
+    stranger = replace(definition, name=name)  # only for messages: its columns are not read here
+    if other.path is None:
+        raise ConfigurationError(
+            f"{definition.name}: its query names a source that has no files",
+            where=f"[sources.{definition.name}] sql",
+            got=name,
+            expected="sources with a path",
+            next_step="name the database of both: database = …",
         )
+    if other.path.startswith(PREFIX) or other.format == "delta":
+        found: Dataset = open_delta(stranger, other, folder)[0]
+        return found
+    places = list_files(stranger, other, folder)
+    kind = other.format or places[0].kind
+    formats = {"parquet": "parquet", "csv": "csv", "jsonl": "json"}
+    return dataset.dataset(
+        [place.path for place in places],
+        filesystem=places[0].system,
+        format=formats[str(kind)],
+        partitioning="hive",
+    )

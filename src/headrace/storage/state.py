@@ -45,18 +45,20 @@ class StateFolder:
         self._lock = lock
 
     @classmethod
-    def open(cls, path: str | Path = DEFAULT, *, clock: Clock, write: bool) -> StateFolder:
-        """Open a state folder; a writer creates it where nothing or an empty folder is.
+    def open(cls, path: str | Path = DEFAULT, *, clock: Clock, write: bool, create: bool = True) -> StateFolder:
+        """Open a state folder; a writer may `create` it where nothing or an empty folder is.
 
         Raises:
-            ConfigurationError: it does not exist (reading), belongs to something else, cannot be written, or was made by
+            ConfigurationError: it does not exist (without `create`), belongs to something else, cannot be written, or was made by
                 another format version.
             Unavailable: another process writes to it.
             Corrupt: its `state.json` is damaged.
         """
         folder = Path(path)
-        if not write:
-            return cls(folder, _read_passport(folder), None)
+        if not (write and create):
+            passport = _read_passport(folder)
+            if not write:
+                return cls(folder, passport, None)
         try:
             return _open_for_writing(folder, clock)
         except OSError as error:

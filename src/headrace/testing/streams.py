@@ -175,6 +175,42 @@ class StreamsContract:
         assert backend().append("s", [b"y"])[0].start > end
         backend().drop("absent", {0: 5})
 
+    def test_redacting_takes_single_records_away_and_no_place(self, backend: Open) -> None:
+        """Their bytes are gone; whoever reads on, from wherever, gets all others at their positions and arrivals."""
+        store = backend(segment_bytes=120)
+        if not store.capabilities.redacts:
+            with pytest.raises(ConfigurationError, match="cannot be taken away"):
+                store.redact("s", lambda data: True)
+            return
+        for number in range(9):
+            store.append("s", [b"%02d" % number, b"secret %02d" % number] if number % 4 else [b"secret"])
+        before, end = read(store), bounds(store).end
+        assert store.redact("s", lambda data: b"secret" in data) == 9
+        left = [message for message in before if b"secret" not in message.data]
+        for message in before:
+            after = [m for m in left if m.position >= message.position]
+            found = read(store, Cursor(message.position, message.arrival))
+            assert [m for m in found if m.data != b"{}"] == after
+        assert (bounds(store).end, store.redact("s", lambda data: b"secret" in data)) == (end, 0)
+        assert store.redact("s", lambda data: data in (b"01", b"07")) == 2
+        assert [m.data for m in read(store, Cursor(before[0].position)) if m.data != b"{}"] == [
+            b"02",
+            b"03",
+            b"05",
+            b"06",
+        ]
+        store.redact("s", lambda data: data != b"{}")
+        landed = store.append("s", [b"after"])[0]
+        assert landed.start >= end
+        for position in (before[0].position, before[5].position, end):
+            assert [m.data for m in read(store, Cursor(position)) if m.data != b"{}"] == [b"after"]
+        store.redact("s", lambda data: data == b"after")
+        store.append("s", [b"last"])
+        store.close()
+        again = backend()
+        assert [m.data for m in read(again, Cursor(end)) if m.data != b"{}"] == [b"last"]
+        assert again.redact("absent", lambda data: True) == 0
+
     def test_a_failing_connection_or_disk_is_unavailable(self, backend: Open) -> None:
         """What it interrupted may be there or not; what was acknowledged is, in order, and appending goes on."""
         store = backend()

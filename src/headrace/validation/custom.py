@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from headrace.core.errors import DefinitionError, UserCodeError
+from headrace.sources.connections import over_tables
 from headrace.sources.definition import SourceDefinition
 from headrace.validation.definition import RowCheck
 
 if TYPE_CHECKING:
-    import duckdb
     import pyarrow as pa
 
 DATA = "data"  # the name of the table that queries read
@@ -93,13 +93,9 @@ def _asked(query: str, table: pa.Table, definition: SourceDefinition, name: str,
     """Run a query in a database of its own, which can reach neither files nor the network."""
     import duckdb
 
-    connection = duckdb.connect(config={"threads": "1"})
     try:
-        connection.execute("set timezone = 'UTC'; set preserve_insertion_order = true")
-        connection.execute("set enable_external_access = false; set python_enable_replacements = false")
-        connection.execute("set lock_configuration = true")
-        connection.register(DATA, shown(table, definition))
-        return _fetched(connection, query)
+        with over_tables({DATA: shown(table, definition)}, repeatable=True) as database:
+            return database.connection.sql(query).to_arrow_table()
     except duckdb.Error as error:
         raise UserCodeError(
             f"{definition.name}: a check's SQL failed",
@@ -107,12 +103,6 @@ def _asked(query: str, table: pa.Table, definition: SourceDefinition, name: str,
             got=str(error).splitlines()[0],
             expected=name,
         ) from error
-    finally:
-        connection.close()
-
-
-def _fetched(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
-    return connection.sql(query).to_arrow_table()
 
 
 def _called(

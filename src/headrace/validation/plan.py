@@ -7,7 +7,7 @@ a reveal states, and of its column only values: null breaks no rule but "is not 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -101,12 +101,6 @@ class ValidationPlan:
     measures: tuple[Measure, ...]
     bad_rows: Severity
     max_bad: float
-
-    def broken(self, event: Mapping[str, Any]) -> list[str]:
-        """Return the names of the rules that an event of typed values breaks; columns that it lacks break none."""
-        return [
-            rule.name for rule in self.rules if rule.column.name in event and rule.bad_value(event[rule.column.name])
-        ]
 
 
 def plan_validation(definition: SourceDefinition) -> ValidationPlan:

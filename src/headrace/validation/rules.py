@@ -1,11 +1,10 @@
-"""Compile what columns declare into rules: one for each type, range, pattern and set, the same for events and arrays."""
+"""Compile what columns declare into rules: one for each type, range, pattern and set."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from headrace.core.errors import DefinitionError
@@ -28,14 +27,13 @@ NUMBERS = ("int", "float", "instant", "date")
 class Rule:
     """Demand something of every stated value of one column; null breaks no rule but "is not null".
 
-    `bad_values` is `bad_value` for an Arrow array (texts also as a dictionary); None stands for no bad value at all.
+    `bad_values` says which of an Arrow array (texts also as a dictionary) are bad; None stands for no bad value at all.
     `severity` is the rule's own, where it is not that of all bad rows.
     """
 
     name: str
     column: Column[Any]
     place: int
-    bad_value: Callable[[Any], bool]
     bad_values: Callable[[pa.Array], Mask | None]
     severity: Severity | None = None
 
@@ -56,7 +54,6 @@ def rules_of(column: Column[Any], place: int) -> list[Rule]:
             f"{column} is finite",
             column,
             place,
-            lambda v: v is not None and not math.isfinite(v),
             lambda values: _on_numbers(values, lambda v: ~np.isfinite(v), lambda low, high: math.isfinite(low + high)),
         )
         found.append(finite)
@@ -73,7 +70,7 @@ def rules_of(column: Column[Any], place: int) -> list[Rule]:
 
 def no_nulls(column: Column[Any], place: int) -> Rule:
     """Return the rule that a stated value is never null."""
-    return Rule(f"{column} is not null", column, place, lambda v: v is None, _nulls)
+    return Rule(f"{column} is not null", column, place, _nulls)
 
 
 def declared_bounds(
@@ -118,11 +115,11 @@ def bounds(
     def all_outside(values: pa.Array) -> Mask | None:
         return _on_numbers(values, outside, lambda least, most: not (outside(least) or outside(most)))
 
-    return [Rule(f"{column} {says}", column, place, lambda v: v is not None and bool(outside(v)), all_outside)]
+    return [Rule(f"{column} {says}", column, place, all_outside)]
 
 
 def pattern(column: Column[Any], place: int, text: str) -> Rule:
-    """Return the rule that whole texts match. RE2 on both ways: linear in the text, whatever the pattern.
+    """Return the rule that whole texts match, by RE2: linear in the text, whatever the pattern.
 
     Raises:
         DefinitionError: the column holds no texts, or RE2 does not take the pattern.
@@ -135,14 +132,10 @@ def pattern(column: Column[Any], place: int, text: str) -> Rule:
     def unlike(values: pa.Array) -> Mask | None:
         return _false(pc.match_substring_regex(values, anchored))
 
-    @lru_cache(maxsize=4096)
-    def one(value: str) -> bool:
-        return unlike(pa.array([value], pa.string())) is not None
-
     if column.dtype != "str":
         raise DefinitionError(f"{column}: matches= is for texts", where=column.location, got=column.dtype)
     try:
-        one("")
+        unlike(pa.array([""]))
     except pa.ArrowInvalid as error:
         raise DefinitionError(
             f"{column}: not a pattern",
@@ -150,9 +143,7 @@ def pattern(column: Column[Any], place: int, text: str) -> Rule:
             got=error,
             expected="RE2 syntax: regular expressions without look-around and back-references",
         ) from error
-    return Rule(
-        f"{column} matches {text}", column, place, lambda v: v is not None and one(v), lambda v: _on_texts(v, unlike)
-    )
+    return Rule(f"{column} matches {text}", column, place, lambda values: _on_texts(values, unlike))
 
 
 def membership(column: Column[Any], place: int, allowed: tuple[Any, ...], *, refused: bool = False) -> Rule:
@@ -183,13 +174,7 @@ def membership(column: Column[Any], place: int, allowed: tuple[Any, ...], *, ref
         return _false(pc.if_else(pc.is_valid(values), pc.invert(known) if refused else known, None))
 
     says = f"{column} is {'none' if refused else 'one'} of {_few(allowed)}"
-    return Rule(
-        says,
-        column,
-        place,
-        lambda v: v is not None and (v in members) == refused,
-        strangers if numeric else lambda v: _on_texts(v, strangers),
-    )
+    return Rule(says, column, place, strangers if numeric else lambda values: _on_texts(values, strangers))
 
 
 def _member(value: Any, dtype: str) -> Any:

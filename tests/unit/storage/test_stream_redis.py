@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -118,3 +119,16 @@ def test_a_key_that_is_no_stream_is_told(server: str) -> None:
             store.append("text", [b"a"])
         with pytest.raises(BadUrl, match="unknown option"):
             open_streams(f"redis://{server}/0?partition=3", clock=VirtualClock(START))
+
+
+def test_what_others_trim_after_a_redaction_is_a_loss(server: str) -> None:
+    """The gap of redacted entries explains nothing beyond it."""
+    with open_streams(f"redis://{server}/0", clock=VirtualClock(START)) as store:
+        start = store.append("gap", [b"a", b"b", b"c", b"d"])[0].start
+        assert store.redact("gap", lambda data: data == b"a") == 1
+        assert [m.data for m in store.read("gap", {0: Cursor(start)})] == [b"b", b"c", b"d"]
+        trimmed: Any = client(server)
+        trimmed.xtrim("gap", minid=trimmed.xrange("gap")[1][0], approximate=False)
+        with pytest.raises(DataError, match="no longer kept"):
+            store.read("gap", {0: Cursor(start)})
+        assert [m.data for m in store.read("gap", {0: Cursor(start + 2)})] == [b"c", b"d"]

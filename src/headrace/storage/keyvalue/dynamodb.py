@@ -29,13 +29,14 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-from headrace.core.errors import BadUrl, ConfigurationError, Corrupt, Unavailable
+from headrace.core.errors import BadUrl, Unavailable
 from headrace.core.failpoints import reach
 from headrace.storage.keyvalue.dynamodb_commit import STATE, Writer, journal_place, parts_of, row_of
 from headrace.storage.keyvalue.dynamodb_table import KEY, PARTITION, READ_TOGETHER, VALUE, Condition, Item, Place, Table
+from headrace.storage.keyvalue.errors import absent, closed, damaged, other_format, unknown_database
 from headrace.storage.keyvalue.location import WHERE, Option, read_options
 from headrace.storage.keyvalue.pending import PendingTransaction
-from headrace.storage.keyvalue.protocol import MAX_KEY_BYTES, Capabilities, Get, digest_rows, unknown_database
+from headrace.storage.keyvalue.protocol import MAX_KEY_BYTES, Capabilities, Get, digest_rows
 
 FORMAT = 1
 PAUSE_SECONDS = 0.005
@@ -141,21 +142,14 @@ class DynamoKeyValue:
             )
         state = self._table.get(STATE)
         if state is None:
-            raise ConfigurationError(
-                "there is no key-value store", where=self._where, next_step="headrace run, which creates one"
-            )
+            raise absent(self._where)
         if state.get("hr_format") != FORMAT:
-            raise ConfigurationError(
-                "the store was written by another version of Headrace",
-                where=self._where,
-                got=f"format {state.get('hr_format')}",
-                expected=f"format {FORMAT}",
-                next_step="name another table, then headrace online rebuild",
-            )
+            found = f"format {state.get('hr_format')}"
+            raise other_format(self._where, found, f"format {FORMAT}", "name another table")
 
     def _ensure_open(self) -> None:
         if self._closed:
-            raise Unavailable("the store is closed", where=self._where, next_step="open it again")
+            raise closed(self._where)
 
     def _ensure_known(self, database: str) -> None:
         if database not in self._databases:
@@ -259,7 +253,7 @@ class _DynamoView:
             if after is None or key > after:
                 values = store._whole([row])
                 if values is None:
-                    raise _damaged(store._where, f"parts of key {key[:80]!r} are absent")
+                    raise damaged(store._where, f"parts of key {key[:80]!r} are absent")
                 yield key, values[database, key] or b""
 
     def count(self, database: str) -> int:
@@ -329,13 +323,3 @@ def _mark(state: Item | None) -> tuple[int, str | None]:
     """Return what is the same in two reads exactly if no commit and no application lies between them."""
     found = state or {}
     return int(found.get("hr_commits", 0)), found.get("hr_pending")
-
-
-def _damaged(where: str, got: str) -> Corrupt:
-    return Corrupt(
-        "the store is damaged",
-        where=where,
-        got=got,
-        expected="what Headrace wrote, and nobody else",
-        next_step="headrace online rebuild",
-    )

@@ -24,6 +24,7 @@ from headrace.storage.keyvalue.dynamodb_table import (
     Place,
     Table,
 )
+from headrace.storage.keyvalue.errors import other_writer
 from headrace.storage.keyvalue.pending import Changes
 
 INLINE = 32_000  # bytes of a value inside its row, so that 99 rows stay below the 4 MB of one transaction
@@ -89,13 +90,7 @@ class Writer:
 
     def busy(self, got: str) -> Unavailable:
         """Return the error for a table that another writer holds for too long."""
-        return Unavailable(
-            "the store has another writer",
-            where=self.table.where,
-            got=got,
-            expected=f"it to end within {self.wait:g} s",
-            next_step="end it, or raise wait=… in the URL",
-        )
+        return other_writer(self.table.where, got, self.wait)
 
     def _clear_up(self, before: Item) -> None:
         """Finish or remove what other writers left, and learn which values are large now."""

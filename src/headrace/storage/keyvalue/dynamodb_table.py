@@ -15,6 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError, ParamValidationError
 
 from headrace.core.errors import ConfigurationError, HeadraceError, Unavailable
+from headrace.storage.keyvalue.errors import absent
 
 PARTITION, KEY, VALUE = "pk", "sk", "val"
 WRITE_TOGETHER, READ_TOGETHER = 100, 25  # items of one transaction; DynamoDB reads 100 too, stand-ins for it fewer
@@ -242,9 +243,7 @@ class Table:
     def _translated(self, error: Exception) -> HeadraceError:
         code = _code(error) if isinstance(error, ClientError) else ""
         if code == "ResourceNotFoundException":
-            return ConfigurationError(
-                "there is no key-value store", where=self.where, got=error, next_step="headrace run, which creates one"
-            )
+            return absent(self.where, error)
         local = (NoCredentialsError, NoRegionError, ParamValidationError, ValueError)
         if code in OPERATORS or isinstance(error, local):
             return ConfigurationError(

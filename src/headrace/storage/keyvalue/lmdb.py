@@ -21,9 +21,10 @@ from typing import Any, Self
 
 import lmdb
 
-from headrace.core.errors import ConfigurationError, Corrupt, HeadraceError, Unavailable
+from headrace.core.errors import Corrupt, HeadraceError, Unavailable
 from headrace.core.failpoints import reach
-from headrace.storage.keyvalue.protocol import Access, Capabilities, Get, bad_key, digest_rows, unknown_database
+from headrace.storage.keyvalue.errors import absent, bad_key, closed, damaged, unknown_database
+from headrace.storage.keyvalue.protocol import Access, Capabilities, Get, digest_rows
 
 MAP_SIZE = 1 << 30
 HEADROOM = 256 << 20
@@ -31,7 +32,6 @@ MAX_DATABASES = 64
 MAX_READERS = 512
 RESIZE_SECONDS = 5.0
 WRITER_SECONDS = 0.05  # more than a writer takes between its commit and what follows
-REBUILD = "headrace online rebuild"
 # The 0.9 file format, whatever engine the installed package would choose for new files.
 ENGINE = 0
 # Reading every page in Python costs about 11 ms a MiB, so only small files are checked whole when they are opened.
@@ -72,9 +72,7 @@ class LmdbKeyValue:
         self._transactions = _OpenTransactions()
         self._grow_to = 0
         if read_only and _file_size(self._path) == 0:
-            raise ConfigurationError(
-                "there is no key-value store", where=self._where, next_step="headrace run, which creates one"
-            )
+            raise absent(self._where)
         try:
             if not read_only:
                 self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -175,7 +173,7 @@ class LmdbKeyValue:
         if size >= claimed:
             return
         if claimed > size + HEADROOM:
-            raise damaged(self._path, f"{size} bytes", f"at least {claimed}")
+            raise damaged(f"lmdb:{self._path}", f"{size} bytes", f"at least {claimed}")
         with TemporaryDirectory(prefix="headrace-") as folder:
             copy = Path(folder) / "data.mdb"
             shutil.copyfile(self._path / "data.mdb", copy)
@@ -183,7 +181,7 @@ class LmdbKeyValue:
             try:
                 verify(copy.parent)
             except Corrupt as error:
-                raise damaged(self._path, f"{size} bytes", f"at least {claimed}") from error
+                raise damaged(f"lmdb:{self._path}", f"{size} bytes", f"at least {claimed}") from error
         if not self._read_only:
             os.truncate(self._path / "data.mdb", claimed)
 
@@ -212,7 +210,7 @@ class LmdbKeyValue:
     def _begin(self, *, write: bool) -> Any:
         """Begin a transaction, taking up growth by this or another process first."""
         if self._closed:
-            raise Unavailable("the store is closed", where=self._where, next_step="open it again")
+            raise closed(self._where)
         if write:
             self._make_room()
         self._transactions.enter()
@@ -246,7 +244,7 @@ class LmdbKeyValue:
 
     def _translate(self, error: Exception) -> HeadraceError:
         if isinstance(error, DAMAGE):
-            return damaged(self._path, str(error), "an LMDB environment")
+            return damaged(f"lmdb:{self._path}", str(error), "an LMDB environment")
         if isinstance(error, lmdb.BadValsizeError):
             return bad_key(self._where)
         if isinstance(error, lmdb.MapFullError):
@@ -440,10 +438,10 @@ def verify(folder: Path) -> None:
     try:
         findings = pages.verify(str(folder))  # type: ignore[no-untyped-call]
     except pages.VerifyError as error:
-        raise damaged(folder, str(error), "an LMDB environment") from error
+        raise damaged(f"lmdb:{folder}", str(error), "an LMDB environment") from error
     for finding in findings:
         if not _harmless(finding):
-            raise damaged(folder, finding, "a whole LMDB environment")
+            raise damaged(f"lmdb:{folder}", finding, "a whole LMDB environment")
 
 
 def _harmless(finding: str) -> bool:
@@ -452,11 +450,6 @@ def _harmless(finding: str) -> bool:
     if spare is None:
         return LEAK in finding
     return int(spare["held"] or spare["recorded"]) > int(spare["needed"] or spare["walked"])
-
-
-def damaged(folder: Path, got: str, expected: str) -> Corrupt:
-    """Return the error for a store whose bytes are not what was written."""
-    return Corrupt("the store is damaged", where=f"lmdb:{folder}", got=got, expected=expected, next_step=REBUILD)
 
 
 def _file_size(folder: Path) -> int:

@@ -10,15 +10,8 @@ from typing import Self
 
 from headrace.core.errors import Unavailable
 from headrace.core.failpoints import reach
-from headrace.storage.keyvalue.protocol import (
-    MAX_KEY_BYTES,
-    Access,
-    Capabilities,
-    Get,
-    bad_key,
-    digest_rows,
-    unknown_database,
-)
+from headrace.storage.keyvalue.errors import bad_key, closed, unknown_database
+from headrace.storage.keyvalue.protocol import MAX_KEY_BYTES, Access, Capabilities, Get, digest_rows
 
 WHERE = "memory:"
 WAIT_SECONDS = 5.0
@@ -103,7 +96,7 @@ class MemoryKeyValue:
 
     def _ensure_open(self) -> None:
         if self._closed:
-            raise Unavailable("the store is closed", where=WHERE, next_step="open it again")
+            raise closed(WHERE)
 
 
 class _MemorySnapshot:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator
 
-from headrace.storage.keyvalue.protocol import MAX_KEY_BYTES, Access, Get, Snapshot, bad_key
+from headrace.storage.keyvalue.errors import bad_key
+from headrace.storage.keyvalue.protocol import MAX_KEY_BYTES, Access, Get, Snapshot
 
 Changes = dict[bytes, bytes | None]
 

@@ -24,8 +24,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
-from headrace.core.errors import ConfigurationError, DataError, did_you_mean
-
 MAX_KEY_BYTES = 511
 
 Get = Callable[[bytes], bytes | None]
@@ -166,25 +164,3 @@ def digest_rows(snapshot: Snapshot, databases: Sequence[str]) -> str:
         for key, value in snapshot.items(database):
             digest.update(struct.pack("<QQ", len(key), len(value)) + key + value)
     return digest.hexdigest()
-
-
-def unknown_database(name: str, known: Iterable[str], where: str) -> ConfigurationError:
-    """Return the error for a database that was not named when the store was opened."""
-    return ConfigurationError(
-        f"the store has no database {name}",
-        where=where,
-        got=name,
-        expected="a name given to open_keyvalue(databases=…)",
-        next_step=did_you_mean(name, known),
-    )
-
-
-def bad_key(where: str, size: int | None = None) -> DataError:
-    """Return the error for a key outside 1 to 511 bytes."""
-    return DataError(
-        "a key that the store cannot hold",
-        where=where,
-        got=None if size is None else f"{size} bytes",
-        expected=f"1 to {MAX_KEY_BYTES} bytes",
-        next_step="hash long keys before they are stored",
-    )

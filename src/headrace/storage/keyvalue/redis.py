@@ -22,11 +22,12 @@ from typing import Any, Self
 
 from redis.exceptions import ExecAbortError, ResponseError
 
-from headrace.core.errors import BadUrl, ConfigurationError, Conflict, Corrupt, Unavailable
+from headrace.core.errors import BadUrl, ConfigurationError, Conflict, Unavailable
 from headrace.core.failpoints import reach
+from headrace.storage.keyvalue.errors import absent, closed, damaged, other_format, other_writer, unknown_database
 from headrace.storage.keyvalue.location import WHERE, Address, Option, read_address, read_options
 from headrace.storage.keyvalue.pending import Changes, PendingTransaction
-from headrace.storage.keyvalue.protocol import Capabilities, Get, digest_rows, unknown_database
+from headrace.storage.keyvalue.protocol import Capabilities, Get, digest_rows
 from headrace.storage.keyvalue.redis_links import FAILURES, Command, Link, Links, plural
 
 FORMAT = b"headrace keyvalue 1"
@@ -149,17 +150,9 @@ class RedisKeyValue:
             mark: list[Command] = [] if self._read_only else [("SET", name, FORMAT, "NX")]
             *_, held = self._links.ask([*mark, ("GET", name)], self._commit)
             if held is None:
-                raise ConfigurationError(
-                    "there is no key-value store", where=self._where, next_step="headrace run, which creates one"
-                )
+                raise absent(self._where)
             if held != FORMAT:
-                raise ConfigurationError(
-                    "the store was written by another version of Headrace",
-                    where=self._where,
-                    got=held,
-                    expected=FORMAT.decode(),
-                    next_step="choose another prefix=…, then headrace online rebuild",
-                )
+                raise other_format(self._where, str(held), FORMAT.decode(), "choose another prefix=…")
         except BaseException:
             self._links.close()
             raise
@@ -244,7 +237,7 @@ class _RedisView:
             keys, values = plural(self._replies([command], self._store._commit)[0], 2, self._store._where)
             for key, value in zip(keys, values, strict=True):
                 if value is None:
-                    raise _damaged(self._store._where, f"no value for key {key[:80]!r}")
+                    raise damaged(self._store._where, f"no value for key {key[:80]!r}")
                 yield key, value
             if len(keys) < PAGE:
                 return
@@ -273,7 +266,7 @@ class _RedisRead:
 
     def __enter__(self) -> _RedisView:
         if self._store._links.closed:
-            raise Unavailable("the store is closed", where=self._store._where, next_step="open it again")
+            raise closed(self._store._where)
         return _RedisView(self._store)
 
     def __exit__(
@@ -357,13 +350,7 @@ class _RedisWrite:
             pause = min(pause * 2, longest)
 
     def _busy(self, got: str) -> Unavailable:
-        return Unavailable(
-            "the store has another writer",
-            where=self._store._where,
-            got=got,
-            expected=f"it to end within {self._store._wait:g} s",
-            next_step="end it, or raise wait=… in the URL",
-        )
+        return other_writer(self._store._where, got, self._store._wait)
 
     def _commit(self) -> None:
         """Send all changes as one MULTI; the server applies them all at once, or none if the fence has moved."""
@@ -390,7 +377,7 @@ class _RedisWrite:
             )
         for reply in plural(applied, len(commands) - 2, store._where):
             if isinstance(reply, ResponseError):
-                raise _damaged(store._where, str(reply)) from reply
+                raise damaged(store._where, str(reply)) from reply
 
     def _release(self) -> None:
         """Free the lease for the next writer; where the server cannot be reached, it expires by itself."""
@@ -434,16 +421,6 @@ class _Keeper(threading.Thread):
                 continue
             with suppress(Unavailable, ConfigurationError):
                 store._links.ask([("EVAL", RENEW, 1, store._key(b"lease"), token, milliseconds)], store._timeout)
-
-
-def _damaged(where: str, got: str) -> Corrupt:
-    return Corrupt(
-        "the store is damaged",
-        where=where,
-        got=got,
-        expected="what Headrace wrote, and nobody else",
-        next_step="headrace online rebuild",
-    )
 
 
 def _writes(names: _Names, changed: Changes) -> Iterator[Command]:

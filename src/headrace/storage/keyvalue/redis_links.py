@@ -17,6 +17,7 @@ from redis.connection import Connection, SSLConnection
 from redis.exceptions import AuthenticationError, ConnectionError, NoPermissionError, RedisError, ResponseError
 
 from headrace.core.errors import ConfigurationError, HeadraceError, InternalError, Unavailable
+from headrace.storage.keyvalue.errors import closed
 from headrace.storage.keyvalue.location import Address
 
 FAILURES = (RedisError, OSError, ValueError)
@@ -224,7 +225,7 @@ class Links:
             Unavailable: the store is closed, or no connection came free in time.
         """
         if self.closed:
-            raise Unavailable("the store is closed", where=self.where, next_step="open it again")
+            raise closed(self.where)
         if not self._room.acquire(timeout=max(deadline - time.monotonic(), 0)):
             raise Unavailable(
                 "every connection is in use",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -91,7 +91,13 @@ class KafkaStreams:
     def capabilities(self) -> Capabilities:
         """Return what this backend can do."""
         return Capabilities(
-            several_hosts=True, one_writer=False, whole_batches=False, counted=False, distances=True, drops=False
+            several_hosts=True,
+            one_writer=False,
+            whole_batches=False,
+            counted=False,
+            distances=True,
+            drops=False,
+            redacts=False,
         )
 
     def append(
@@ -156,6 +162,15 @@ class KafkaStreams:
             "records of a topic are dropped by its broker",
             where=f"stream {stream} at {self._place.shown}",
             expected="retention set on the topic",
+            next_step=f"kafka-configs --alter --topic {stream} --add-config retention.ms=…",
+        )
+
+    def redact(self, stream: str, chosen: Callable[[bytes], bool]) -> int:
+        """Refuse: a topic's records stay as they are until its broker drops them."""
+        raise ConfigurationError(
+            "single records of a topic cannot be taken away",
+            where=f"stream {stream} at {self._place.shown}",
+            expected="retention or compaction set on the topic",
             next_step=f"kafka-configs --alter --topic {stream} --add-config retention.ms=…",
         )
 

@@ -70,7 +70,13 @@ class LogStreams:
     def capabilities(self) -> Capabilities:
         """Return what this backend can do."""
         return Capabilities(
-            several_hosts=False, one_writer=True, whole_batches=True, counted=True, distances=True, drops=True
+            several_hosts=False,
+            one_writer=True,
+            whole_batches=True,
+            counted=True,
+            distances=True,
+            drops=True,
+            redacts=True,
         )
 
     def append(

@@ -18,7 +18,7 @@ A stream has one or more partitions, numbered from 0; each is a sequence of its 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -94,6 +94,7 @@ class Capabilities:
         counted: positions have no gaps, they are 0, 1, 2 ….
         distances: a difference of positions is a number of records, or a little more where there are gaps.
         drops: `drop` frees room; elsewhere retention is set in the backend.
+        redacts: `redact` takes single records away; elsewhere they stay as long as the backend keeps them.
     """
 
     several_hosts: bool
@@ -102,6 +103,7 @@ class Capabilities:
     counted: bool
     distances: bool
     drops: bool
+    redacts: bool
 
 
 class Membership(Protocol):
@@ -170,6 +172,17 @@ class Streams(Protocol):
 
         Raises:
             ConfigurationError: retention is set in the backend.
+        """
+        ...
+
+    def redact(self, stream: str, chosen: Callable[[bytes], bool]) -> int:
+        """Take the chosen records away, or empty them (`{}`) under their positions; return how many there were.
+
+        All other positions and arrivals stay, and who reads on from one before or behind them loses nothing. Killed in
+        between, the same call goes on.
+
+        Raises:
+            ConfigurationError: the backend keeps records as they are.
         """
         ...
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
@@ -65,13 +66,29 @@ return string.format('%.0f-%.0f', ms, seq)
 HELD = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return {} end
 local info, first = redis.call('XINFO', 'STREAM', KEYS[1]), redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)
-local found = {'0-0', '', redis.call('HGET', KEYS[2], KEYS[1]) or ''}
+local found = {'0-0', '', redis.call('HGET', KEYS[2], KEYS[1]) or '', '', redis.call('HGET', KEYS[3], KEYS[1]) or ''}
 for i = 1, #info, 2 do
   if info[i] == 'last-generated-id' then found[1] = info[i + 1] end
   if info[i] == 'max-deleted-entry-id' then found[2] = info[i + 1] end
 end
 if first[1] then found[4] = first[1][1] end
 return found
+"""
+# Where the first entries go, the gap that they leave is noted: `FROM UNTIL`, without UNTIL if no entry is left.
+REDACT = """
+local function first()
+  local found = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)
+  return found[1] and found[1][1] or ''
+end
+local before, count = first(), redis.call('XDEL', KEYS[1], unpack(ARGV, 2))
+local after = first()
+if before ~= after then
+  local held = redis.call('HGET', KEYS[2], KEYS[1])
+  local from, till = string.match(held or '', '^(%S+) (%S*)$')
+  if not from or (till ~= '' and till ~= before) then from = ARGV[1] ~= '' and ARGV[1] or before end
+  redis.call('HSET', KEYS[2], KEYS[1], from .. ' ' .. after)
+end
+return count
 """
 DROP = """
 redis.call('XTRIM', KEYS[1], 'MINID', ARGV[1])
@@ -109,14 +126,20 @@ class RedisStreams:
             )
         url = f"{self.scheme}://{self._place.netloc}/{self._place.path}"
         self._client: Any = redis.Redis.from_url(url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
-        self._scripts = {text: self._client.register_script(text) for text in (APPEND, HELD, DROP, LEASE)}
+        self._scripts = {text: self._client.register_script(text) for text in (APPEND, HELD, DROP, REDACT, LEASE)}
         self._closed = False
 
     @property
     def capabilities(self) -> Capabilities:
         """Return what this backend can do."""
         return Capabilities(
-            several_hosts=True, one_writer=False, whole_batches=True, counted=False, distances=False, drops=True
+            several_hosts=True,
+            one_writer=False,
+            whole_batches=True,
+            counted=False,
+            distances=False,
+            drops=True,
+            redacts=True,
         )
 
     def append(
@@ -153,7 +176,7 @@ class RedisStreams:
                 for partition in range(self._place.partitions):
                     held = self._held(name, partition)
                     if held is not None:
-                        found[name][partition] = Bounds(held[0], held[1])
+                        found[name][partition] = Bounds(held.start, held.end)
             if self._place.partitions > 1:  # one that has no entry yet is there as well
                 for held_by in [held for held in found.values() if held]:
                     held_by.update({p: Bounds(0, 0) for p in range(self._place.partitions) if p not in held_by})
@@ -172,8 +195,25 @@ class RedisStreams:
             for partition, position in before.items():
                 held = self._held(stream, partition)
                 if held is not None:
-                    first = _id(min(position, held[1]))
+                    first = _id(min(position, held.end))
                     self._scripts[DROP](keys=[self._key(stream, partition), f"{PREFIX}dropped"], args=[first])
+
+    def redact(self, stream: str, chosen: Callable[[bytes], bool]) -> int:
+        """Delete the chosen entries; the server's own files lose them with its next rewrite."""
+        redacted = 0
+        with self._told(stream):
+            for partition in range(self._place.partitions):
+                held, position = self._held(stream, partition), 0
+                # Whoever stands anywhere before the first entry lost nothing, if nothing was ever taken away.
+                whole = held is not None and held.deleted == 0 and not held.dropped
+                keys = [self._key(stream, partition), f"{PREFIX}redacted"]
+                while found := self._client.xrange(keys[0], min=_id(position), count=CHUNK):
+                    wanted = [name for name, fields in found if chosen(_data(fields))]
+                    reach("streams.redact.before_send")
+                    if wanted:
+                        redacted += self._scripts[REDACT](keys=keys, args=["0-0" if whole else "", *wanted])
+                    position = _position(found[-1][0]) + 1
+        return redacted
 
     def join(self, streams: Sequence[str]) -> Membership:
         """Share the partitions among the members of the URL's group that gave a sign of life lately."""
@@ -256,26 +296,54 @@ class RedisStreams:
                 break
         return found, size
 
-    def _held(self, stream: str, partition: int) -> tuple[int, int, int | None, int] | None:
-        """Return first position, end, newest deleted position (None: not told) and where dropping stopped."""
-        found = self._scripts[HELD](keys=[self._key(stream, partition), f"{PREFIX}dropped"])
+    def _held(self, stream: str, partition: int) -> _Held | None:
+        """Return what a partition holds, and what was taken away from it; None where there is none."""
+        keys = [self._key(stream, partition), f"{PREFIX}dropped", f"{PREFIX}redacted"]
+        found = self._scripts[HELD](keys=keys)
         if not found:
             return None
-        end = _position(found[0]) + 1
-        start = _position(found[3]) if len(found) > 3 else end
-        deleted = _position(found[1]) if found[1] else None
-        return start, end, deleted, _position(found[2]) if found[2] else 0
+        newest, deleted, dropped, first, redacted = found
+        end = _position(newest) + 1
+        since, _, until = redacted.partition(b" ")
+        return _Held(
+            start=_position(first) if first else end,
+            end=end,
+            deleted=_position(deleted) if deleted else None,
+            dropped=_position(dropped) if dropped else 0,
+            redacted=(_position(since), _position(until) if until else None) if since else None,
+        )
 
     def _refuse_dropped(self, stream: str, partition: int, position: int) -> None:
-        """Raise if entries from `position` on were dropped.
+        """Raise if entries from `position` on were dropped; those that were redacted are no loss.
 
         Redis before 7 does not tell what others trimmed: there a gap behind the reader counts as a loss.
         """
-        held = self._held(stream, partition)
-        start, _, deleted, dropped = (0, 0, None, 0) if held is None else held
-        trimmed = 0 < position < start and not dropped if deleted is None else position <= deleted < start
-        if position < dropped or trimmed or position < 0:
-            raise not_kept(stream, partition, position, start)
+        held = self._held(stream, partition) or _Held(0, 0, None, 0, None)
+        seen = held.deleted is None and 0 < position < held.start and not held.dropped
+        told = held.deleted is not None and position <= held.deleted < held.start
+        if position < held.dropped or ((seen or told) and not held.explains(position)) or position < 0:
+            raise not_kept(stream, partition, position, held.start)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """Hold a partition's first position and end, the newest deleted one (None: not told), and where dropping stopped.
+
+    `redacted` is the gap before the first entry that redacting left, up to None if that took all there was.
+    """
+
+    start: int
+    end: int
+    deleted: int | None
+    dropped: int
+    redacted: tuple[int, int | None] | None
+
+    def explains(self, position: int) -> bool:
+        """Tell whether nothing but redacted entries is missing from a position on."""
+        if self.redacted is None:
+            return False
+        since, until = self.redacted
+        return position >= since and (until is None or self.start <= until)
 
 
 class SecureRedisStreams(RedisStreams):
@@ -306,15 +374,19 @@ class _Member:
 
 
 def _message(position: int, fields: Mapping[bytes, bytes], partition: int, now: int, ahead: int) -> Message:
-    stamp, problem, data = _stamp(position), None, fields.get(FIELD)
-    if data is None:
-        problem = "an entry without the field data"
-        texts = {k.decode("utf-8", "replace"): v.decode("utf-8", "replace") for k, v in fields.items()}
-        data = orjson.dumps(texts)
+    stamp, data = _stamp(position), _data(fields)
+    problem = None if FIELD in fields else "an entry without the field data"
     if stamp > now + ahead:
         problem = f"stamped {Instant(stamp).isoformat()}, ahead of this host's clock"
         return Message(position, now, data, partition, problem, stamp)
     return Message(position, stamp, data, partition, problem)
+
+
+def _data(fields: Mapping[bytes, bytes]) -> bytes:
+    """Return an entry's record; of one that has none all its fields, as JSON."""
+    if FIELD in fields:
+        return fields[FIELD]
+    return orjson.dumps({k.decode("utf-8", "replace"): v.decode("utf-8", "replace") for k, v in fields.items()})
 
 
 def _position(name: bytes) -> int:
