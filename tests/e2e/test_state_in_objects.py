@@ -9,17 +9,20 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.fs as fs
 import pytest
 
-from headrace.core.errors import BadUrl, Unavailable
+from headrace.core.errors import BadUrl, DataError, Unavailable
 from headrace.core.time import Instant, SystemClock, VirtualClock
 from headrace.pipelines.compact import compact
+from headrace.pipelines.erase import erase
 from headrace.pipelines.project import Project, load_project
 from headrace.pipelines.reproduce import reproduce
 from headrace.pipelines.reveals import reveals_table
 from headrace.pipelines.run import run
 from headrace.pipelines.stores import open_stores
 from headrace.pipelines.view import Silent
+from headrace.storage.s3 import file_system
 from tests.servers import ObjectServer
 
 NOW = Instant.parse("2024-05-02T12:00:00Z")
@@ -55,6 +58,25 @@ def test_the_same_training_set_as_from_disk(shop: Path, objects: ObjectServer) -
     assert (again["content"], again["rows"], again["same"]) == (local["content"], local["rows"], True)
     nothing = run(project, state=None, seed=1, progress=Silent(), clock=VirtualClock(NOW))
     assert "nothing new" in " ".join(nothing.notes)
+
+
+def test_an_erasure_leaves_nothing_in_the_bucket_and_tells_of_its_versions(shop: Path, objects: ObjectServer) -> None:
+    bucket = objects.bucket()
+    project = moved(shop, objects.endpoint, bucket)
+    run(project, state=None, seed=1, progress=Silent(), clock=VirtualClock(NOW))
+    settings = {"source": None, "group": None, "why": "TICKET-17", "state": None, "progress": Silent()}
+    done = erase(project, "Orders.shop=shop-13", yes=True, **settings)  # type: ignore[arg-type]
+    assert any("old versions" in note for note in done.notes)
+    with open_stores(project, None, clock=SystemClock(), write=False) as stores:
+        held = stores.tables.read(reveals_table("Orders"))
+        assert held.num_rows > 0
+        assert "shop-13" not in held["shop"].to_pylist()
+        with pytest.raises(DataError, match="no such version"):
+            stores.tables.read(reveals_table("Orders"), version=1)
+    system = file_system(project.settings.s3)
+    files = [info.path for info in system.get_file_info(fs.FileSelector(bucket, recursive=True)) if info.is_file]
+    assert files
+    assert not any(b"shop-13" in system.open_input_file(path).readall() for path in files)
 
 
 @pytest.mark.parametrize("effect", ["tables.before_commit", "tables.after_commit"])

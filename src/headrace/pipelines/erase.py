@@ -130,7 +130,7 @@ def erase(
         body = {"columns": [str(c) for c in columns], **done, "left": left.counts()}
         stores.ledger.append([Entry(DONE, erasure.name, body, getpass.getuser())])
         (stores.state.folder(FOLDER) / PENDING).unlink()
-    return _shown(erasure, done, left)
+    return _shown(erasure, done, left, in_bucket=stores.tables.capabilities.several_hosts)
 
 
 def _target(
@@ -465,10 +465,12 @@ def _foretold(erasure: Erasure, stores: Stores, project: Project) -> View:
     return View("What would be erased", data, [Table("Erasure", ["where", "what"], rows)], (note,))
 
 
-def _shown(erasure: Erasure, done: Mapping[str, Any], left: Remains) -> View:
+def _shown(erasure: Erasure, done: Mapping[str, Any], left: Remains, *, in_bucket: bool) -> View:
     rows = [[name, f"{count:,}"] for name, count in done.items()] + [["online features", "rebuilt without them"]]
     data = {"erased": True, "name": erasure.name, **done, "left": left.to_dict()}
     notes = ["The sources' own files are not ours: erase there too, or a run that reads them anew brings it back."]
+    if in_bucket:
+        notes.append("Where the tables' bucket keeps old versions of objects, or copies of them, delete those too.")
     title = "Erased; nothing of it is left in the state folder"
     if left:
         title = "Erased, but it still stands elsewhere"
