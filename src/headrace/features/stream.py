@@ -121,15 +121,19 @@ class SourceState:
             found = self.affected[places] = [w for w in self.writers if w.maker.plan.reads & stated]
         return found
 
-    def _expires(self, row: StoredRow) -> int:
+    def expires(self, row: StoredRow) -> int:
         """Return the instant from which no admissible reveal or read needs the row."""
         known = [row.values[place] + offset for place, offset in self.ends if row.values[place] is not None]
         arrived = [a for a in row.arrivals if a != ABSENT]
         return int(max([*known, *arrived])) + self.keep
 
+    def due_key(self, key: bytes, row: StoredRow) -> bytes:
+        """Return under which key it stands when to look at a row for expiry."""
+        return b"E" + max(self.expires(row) // DAY + 1, 0).to_bytes(4, "big") + key
+
     def _remember(self, store: Access, key: bytes, row: StoredRow) -> None:
         if self.keep < FOR_EVER:
-            store.put(b"E" + max(self._expires(row) // DAY + 1, 0).to_bytes(4, "big") + key, b"")
+            store.put(self.due_key(key, row), b"")
 
     def expire(self, store: Access, key: bytes, now: int) -> bool:
         """Drop a row whose time is over, or note when to look again; return whether it was dropped."""
@@ -137,7 +141,7 @@ class SourceState:
         if blob is None:
             return False
         row = self.codec.decode(blob)
-        if self._expires(row) > now:
+        if self.expires(row) > now:
             self._remember(store, key, row)
             return False
         store.delete(key)
