@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from headrace.features.aggregates import FOR_EVER
 from headrace.features.history import History, Ints
 from headrace.features.snapshots import note_copies
-from headrace.features.stream import DATABASE, SourceState, StreamPath
+from headrace.features.stream import DATABASE, SourceState, StreamPath, due_key
 from headrace.sources.record import ROW_ID, Reveal, RevealBatch
 from headrace.storage.keyvalue import KeyValue, Transaction
 
@@ -96,11 +96,13 @@ def _put(
         row = state.codec.empty()
         for reveal in reveals:
             row = row.apply(reveal) or row
-        if not row.stated or (state.keep < FOR_EVER and state.expires(row) <= newest):
-            continue  # of reveals that state nothing
-        rows.append((key, state.codec.encode(row)))
+        if not row.stated:
+            continue
         if state.keep < FOR_EVER:
-            due.append((state.due_key(key, row), b""))
+            if (ends := state.expires(row)) <= newest:
+                continue  # its last reveals stated nothing
+            due.append((due_key(key, ends), b""))
+        rows.append((key, state.codec.encode(row)))
     transaction.put_many(DATABASE, sorted(due))
     transaction.put_many(DATABASE, rows)
     return len(rows)

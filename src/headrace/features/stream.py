@@ -127,13 +127,9 @@ class SourceState:
         arrived = [a for a in row.arrivals if a != ABSENT]
         return int(max([*known, *arrived])) + self.keep
 
-    def due_key(self, key: bytes, row: StoredRow) -> bytes:
-        """Return under which key it stands when to look at a row for expiry."""
-        return b"E" + max(self.expires(row) // DAY + 1, 0).to_bytes(4, "big") + key
-
     def _remember(self, store: Access, key: bytes, row: StoredRow) -> None:
         if self.keep < FOR_EVER:
-            store.put(self.due_key(key, row), b"")
+            store.put(due_key(key, self.expires(row)), b"")
 
     def expire(self, store: Access, key: bytes, now: int) -> bool:
         """Drop a row whose time is over, or note when to look again; return whether it was dropped."""
@@ -146,6 +142,11 @@ class SourceState:
             return False
         store.delete(key)
         return True
+
+
+def due_key(key: bytes, expires: int) -> bytes:
+    """Return under which key it stands when to look at a row for expiry."""
+    return b"E" + max(expires // DAY + 1, 0).to_bytes(4, "big") + key
 
 
 def moment_of_read(get: Get, stated: int | None, *, now: int) -> int:
