@@ -58,13 +58,18 @@ def repair(transaction: Transaction, plan: FeaturePlan, read: Read) -> int:
 
 
 def backfill(
-    store: KeyValue, groups: Sequence[GroupPlan], newest: int, read: Read, told: Callable[[int, int], None]
+    store: KeyValue,
+    groups: Sequence[GroupPlan],
+    newest: int,
+    read: Read,
+    told: Callable[[int, int], None],
+    filled: Callable[[GroupPlan], None] = lambda group: None,
 ) -> int:
     """Fill groups with every key's events that had arrived by `newest`; return how many keys there were.
 
     What a killed backfill left is dropped first; what a stream applies while `read` and the filling go on stays, and is
     never overwritten by what history said of the same row before. `told(done, total)` is called as it goes on, with
-    reveals: a source counts once for each lane that reads it.
+    reveals: a source counts once for each lane that reads it; `filled(group)` when a group is there whole.
 
     Raises:
         DataError: a source has no reveals.
@@ -99,6 +104,9 @@ def backfill(
                     living.refill(transaction, list(numbered), settled=settled)
             told(done + len(history) * end // len(living.keys), total)
         done, keys = done + len(history), keys + len(living.keys)
+        for group in groups:
+            if lane is group.lanes[-1]:
+                filled(group)
     return keys
 
 

@@ -26,6 +26,11 @@ class StoredRow:
     contents: list[int]
     values: list[Any]
 
+    @property
+    def stated(self) -> bool:
+        """Return whether anything was stated of the row."""
+        return any(arrival != ABSENT for arrival in self.arrivals)
+
     def apply(self, reveal: Reveal) -> StoredRow | None:
         """Return the row after a reveal, None if every cell that it states is there in a newer or the same version."""
         arrival, content, changed = reveal.arrival, reveal.content, None

@@ -121,7 +121,7 @@ class SourceState:
             found = self.affected[places] = [w for w in self.writers if w.maker.plan.reads & stated]
         return found
 
-    def _expires(self, row: StoredRow) -> int:
+    def expires(self, row: StoredRow) -> int:
         """Return the instant from which no admissible reveal or read needs the row."""
         known = [row.values[place] + offset for place, offset in self.ends if row.values[place] is not None]
         arrived = [a for a in row.arrivals if a != ABSENT]
@@ -129,7 +129,7 @@ class SourceState:
 
     def _remember(self, store: Access, key: bytes, row: StoredRow) -> None:
         if self.keep < FOR_EVER:
-            store.put(b"E" + max(self._expires(row) // DAY + 1, 0).to_bytes(4, "big") + key, b"")
+            store.put(due_key(key, self.expires(row)), b"")
 
     def expire(self, store: Access, key: bytes, now: int) -> bool:
         """Drop a row whose time is over, or note when to look again; return whether it was dropped."""
@@ -137,11 +137,16 @@ class SourceState:
         if blob is None:
             return False
         row = self.codec.decode(blob)
-        if self._expires(row) > now:
+        if self.expires(row) > now:
             self._remember(store, key, row)
             return False
         store.delete(key)
         return True
+
+
+def due_key(key: bytes, expires: int) -> bytes:
+    """Return under which key it stands when to look at a row for expiry."""
+    return b"E" + max(expires // DAY + 1, 0).to_bytes(4, "big") + key
 
 
 def moment_of_read(get: Get, stated: int | None, *, now: int) -> int:

@@ -10,17 +10,19 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from headrace.core.errors import UsageError, did_you_mean
+from headrace.core.errors import Conflict, UsageError, did_you_mean
 from headrace.core.failpoints import reach
 from headrace.core.time import Clock, SystemClock
+from headrace.features.bulk import store_rows
 from headrace.features.digest import state_digest
 from headrace.features.lane_plan import GroupPlan
 from headrace.features.repair import backfill, repair
 from headrace.features.stream import COVERED, DATABASE, StreamPath
 from headrace.pipelines.graph import group_hashes
 from headrace.pipelines.project import Project
-from headrace.pipelines.reveals import read_reveals, read_source, reveals_table
+from headrace.pipelines.reveals import ensure_there, read_reveals, read_source, reveals_table
 from headrace.pipelines.stores import (
     CONTROL,
     REBUILD,
@@ -34,7 +36,7 @@ from headrace.pipelines.stores import (
 )
 from headrace.pipelines.view import Progress, Table, View
 from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, RevealBatch
-from headrace.storage.keyvalue import drop_rows
+from headrace.storage.keyvalue import Transaction, drop_rows
 from headrace.storage.ledger import Entry
 
 APPLY_AT_ONCE = 10_000  # reveals to a commit of the online store
@@ -83,6 +85,8 @@ class Materializer:
         began = time.perf_counter()
         if self._mark():
             return self.rebuild()  # a killed one left the store half empty
+        if self._first():
+            return self._fill_whole("online features", fresh or {})
         with self.stores.online.write() as transaction:
             self.path.grow(transaction)
             self.path.begin(transaction)
@@ -94,6 +98,12 @@ class Materializer:
         done = Materialized(applied, keys, names, self.newest(), applied + self._rows(missing))
         self.record(done, time.perf_counter() - began)
         return done
+
+    def _first(self) -> bool:
+        """Return whether nothing was ever applied, and every source has a table."""
+        with self.stores.online.read() as snapshot:
+            empty = self.path.newest(snapshot.getter(DATABASE)) is None
+        return empty and all(self.stores.tables.describe(reveals_table(name)) is not None for name in self.sources)
 
     def fill(self, groups: Sequence[GroupPlan]) -> int:
         """Fill groups from history and note that they are whole; return how many keys they have."""
@@ -157,10 +167,8 @@ class Materializer:
             self._settle({name: version})
         return done
 
-    def apply(self, name: str, version: int, piece: pa.Table, mark: Mapping[str, Any] | None = None) -> None:
-        """Apply reveals in one transaction, with what a rebuild remembers of its way."""
-        import pyarrow.compute as pc
-
+    def apply(self, name: str, version: int, piece: pa.Table) -> None:
+        """Apply reveals in one transaction."""
         with self.stores.online.write() as transaction:
             access, reveals = transaction.access(DATABASE), list(RevealBatch(self.sources[name], piece).reveals())
             newest = max(self.path.newest(access.get) or 0, int(pc.max(piece[ARRIVAL]).as_py()))
@@ -169,54 +177,80 @@ class Materializer:
             for reveal in reveals:
                 self.path.apply(access, name, reveal)
             self.path.commit(access, newest, {name: version})
-            if mark is not None:
-                transaction.put(CONTROL, REBUILD, orjson.dumps(mark))
 
     def _settle(self, versions: Mapping[str, int]) -> None:
         """Note which versions are applied whole, and look after rows that are too old and keys that wait for history."""
         newest = self.newest()
         with self.stores.online.write() as transaction:
-            for name, version in versions.items():
-                settle_applied(transaction, name, version)
-            self.path.whole(transaction.access(DATABASE))
-            self.path.expire(transaction, newest)
-            repair(transaction, self.project.plan, self._reveals)
+            self._close(transaction, versions, newest)
+
+    def _close(self, transaction: Transaction, versions: Mapping[str, int], newest: int) -> None:
+        for name, version in versions.items():
+            settle_applied(transaction, name, version)
+        self.path.whole(transaction.access(DATABASE))
+        self.path.expire(transaction, newest)
+        repair(transaction, self.project.plan, self._reveals)
 
     def rebuild(self) -> Materialized:
         """Empty the features and fill them again from the tables, or go on where a killed rebuild was.
 
         Raises:
             DataError: a source has no table.
+            Conflict: another process fills the store at the same time.
         """
-        began, sources = time.perf_counter(), [s.name for s in self.project.plan.sources]
-        tables = {name: self._ordered(name) for name in sources}
-        described = {name: self.stores.tables.describe(reveals_table(name)) for name in sources}
-        versions = {name: d.version for name, d in described.items() if d is not None}
-        asked = {"features": self.project.plan.features, "versions": versions}
-        asked["sources"] = {source.name: source.hash for source in self.project.plan.sources}
-        done = self._begun(asked)
-        total, past = sum(table.num_rows for table in tables.values()), done
-        for name, table in tables.items():
-            begin = min(past, table.num_rows)
-            past -= begin
-            for start in range(begin, table.num_rows, APPLY_AT_ONCE):
-                piece = table.slice(start, APPLY_AT_ONCE)
-                self.apply(name, versions[name], piece, asked | {"done": done + piece.num_rows})
-                done += piece.num_rows
-                self.progress.step("rebuilding", done, total, f"{name}, {_rate(done, began)}")
-        self._settle(versions)
-        with self.stores.online.write() as transaction:
-            self.path.cover(transaction)
-            transaction.delete(CONTROL, REBUILD)
-        found = Materialized(total, 0, (), self.newest(), total)
+        return self._fill_whole("rebuilding", {})
+
+    def _fill_whole(self, step: str, fresh: Mapping[str, Fresh]) -> Materialized:
+        """Fill the whole store from the tables in bulk: rows first, then group after group, and last what makes it whole.
+
+        A stream may go on meanwhile: what it applied is neither lost nor overwritten, as `store_rows` and `backfill` say.
+        """
+        began = time.perf_counter()
+        for source in self.project.plan.sources:
+            ensure_there(self.stores.tables, source)
+        way = self._begun()
+        tables = {name: self._at(name, version, fresh) for name, version in way["versions"].items()}
+        total = sum(table.num_rows for table in tables.values())
+        newest = max([0, *(pc.max(table[ARRIVAL]).as_py() for table in tables.values() if table.num_rows)])
+        rows, done = sum(tables[name].num_rows for name in self.path.sources), 0
+        for name in self.path.sources:
+            if name not in way["rows"]:
+                told = partial(self._told, step, began, f"rows of {name}", done, rows)
+                store_rows(self.stores.online, self.path, name, tables[name], newest, told)
+                self._go_on(way, "rows", name)
+            done += tables[name].num_rows
+
+        def read() -> Mapping[str, pa.Table]:
+            with self.stores.online.read() as snapshot:
+                alone = StreamPath.commits(snapshot.getter(DATABASE)) == 0
+            return tables if alone else self._reveals()  # a stream may have applied what came to the tables later
+
+        def told_of_lanes(done: int, total: int) -> None:
+            self._told(step, began, "windows", 0, total, done)
+
+        groups = [group for group in self.path.groups if group.hash not in way["groups"]]
+        noted = partial(self._covered, way)
+        keys = backfill(self.stores.online, groups, newest, read, told_of_lanes, noted) if groups else 0
+        self._end(way, newest, total)
+        found = Materialized(total, keys, tuple(g.definition.name for g in groups), self.newest(), total)
         self.record(found, time.perf_counter() - began)
         return found
 
-    def _begun(self, asked: Mapping[str, Any]) -> int:
-        """Return how many reveals a killed rebuild of the same tables had applied; else empty the features."""
-        mark = self._mark()
-        if {name: mark.get(name) for name in asked} == asked and "done" in mark:
-            return int(mark["done"])
+    def _at(self, name: str, version: int, fresh: Mapping[str, Fresh]) -> pa.Table:
+        """Return what a source's table held at a version."""
+        new = fresh.get(name)
+        if new is not None and new.before is None and new.version == version:
+            return new.table
+        return read_source(self.stores.tables, self.sources[name], version=version)
+
+    def _told(self, step: str, began: float, what: str, before: int, total: int, done: int) -> None:
+        self.progress.step(step, before + done, total, f"{what}, {_rate(before + done, began)}")
+
+    def _begun(self) -> dict[str, Any]:
+        """Return how far a killed process had filled the store from the same tables; else empty the features."""
+        way, asked = self._mark(), self._asked()
+        if {name: way.get(name) for name in asked} == asked and "groups" in way:
+            return way
         with self.stores.online.write() as transaction:
             # First of all nobody may take what is left for whole: not a server, not a run, not a later rebuild.
             for source in self.project.plan.sources:
@@ -226,9 +260,49 @@ class Materializer:
             transaction.put(CONTROL, REBUILD, orjson.dumps(asked))
         reach("rebuild.emptying")
         drop_rows(self.stores.online, DATABASE)
+        # Asked only now: what a stream applied before the features were gone is in the tables already.
+        way = {**self._asked(), "rows": [], "groups": []}
         with self.stores.online.write() as transaction:
-            transaction.put(CONTROL, REBUILD, orjson.dumps({**asked, "done": 0}))
-        return 0
+            transaction.put(CONTROL, REBUILD, orjson.dumps(way))
+        return way
+
+    def _asked(self) -> dict[str, Any]:
+        """Return from what the store is to be filled: definitions, and the newest versions of the tables."""
+        sources = self.project.plan.sources
+        described = {source.name: self.stores.tables.describe(reveals_table(source.name)) for source in sources}
+        versions = {name: table.version for name, table in described.items() if table is not None}
+        hashes = {source.name: source.hash for source in sources}
+        return {"features": self.project.plan.features, "versions": versions, "sources": hashes}
+
+    def _covered(self, way: dict[str, Any], group: GroupPlan) -> None:
+        self._go_on(way, "groups", group.hash)
+
+    def _go_on(self, way: dict[str, Any], part: str, done: str) -> None:
+        """Note that a part is there whole, so that nobody has to fill it again."""
+        with self.stores.online.write() as transaction:
+            self._refuse_others(transaction, way)
+            way[part].append(done)
+            transaction.put(CONTROL, REBUILD, orjson.dumps(way))
+
+    def _end(self, way: dict[str, Any], newest: int, total: int) -> None:
+        """Make the store whole, in one transaction."""
+        with self.stores.online.write() as transaction:
+            self._refuse_others(transaction, way)
+            access = transaction.access(DATABASE)
+            newest = max(self.path.newest(access.get) or 0, newest)
+            if total:
+                self.path.commit(access, newest, way["versions"])
+            self._close(transaction, way["versions"], newest)
+            self.path.cover(transaction)
+            transaction.delete(CONTROL, REBUILD)
+
+    def _refuse_others(self, transaction: Transaction, way: Mapping[str, Any]) -> None:
+        if orjson.loads(transaction.get(CONTROL, REBUILD) or b"{}") != way:
+            raise Conflict(
+                "another process fills the online store",
+                got="a mark of how far it is filled that this process did not write",
+                next_step="wait for it, then run this again",
+            )
 
     def _mark(self) -> dict[str, Any]:
         """Return what an unfinished rebuild left of its way, {} where there is none."""

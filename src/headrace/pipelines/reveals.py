@@ -60,11 +60,16 @@ def read_source(
         DataError: it has none yet, or not that version any more.
         SchemaConflict: the class changed otherwise than by a new nullable column.
     """
-    _ensure_there(tables, source)
+    ensure_there(tables, source)
     return _as_declared(source, tables.read(reveals_table(source.name), where=where, version=version))
 
 
-def _ensure_there(tables: Tables, source: SourceDefinition) -> None:
+def ensure_there(tables: Tables, source: SourceDefinition) -> None:
+    """Make sure that a source has reveals that can be read.
+
+    Raises:
+        DataError, SchemaConflict: as `read_source`.
+    """
     if not ensure_grown(tables, source):
         raise DataError(
             f"{source.name} has no rows yet",
@@ -105,7 +110,7 @@ def stream_reveals(
     """
     found, wanted = {}, versions or {}
     for source in sources:
-        _ensure_there(tables, source)
+        ensure_there(tables, source)
         described = tables.describe(reveals_table(source.name))
         rows = 0 if described is None else described.rows
         found[source.name] = Streamed(rows, partial(_pieces, tables, source, wanted.get(source.name)))
