@@ -72,7 +72,7 @@ MUTANTS = {
         KERNEL, "if (lane->known >= 0 && e[EVENT + lane->known]", "if (0 && e[EVENT + lane->known]"
     ),
     "rows of changing tables never end": Mutant(KERNEL, "until->last <= lane->t) return NONE;", "0) return NONE;"),
-    "civil days are days of UTC": Mutant("online.py", "t if zone is None else civil_time(t, zone))\n            for", "t)\n            for"),
+    "civil days are days of UTC": Mutant("reads.py", "t if zone is None else civil_time(t, zone)", "t"),
     "an offset is forgotten": Mutant(KERNEL, ": at, lane->shift);", ": at, 0);"),
     "a tie in a bucket forgets its rows": Mutant("bucket_work.py", "row_hash(prefix + row) for row in rows", "0 for row in rows", BUCKETS),
     "a key is cut between buckets": Mutant(
@@ -80,7 +80,7 @@ MUTANTS = {
     ),
     "rows of one moment come bucket by bucket": Mutant("buckets.py", "order = np.lexsort((first, t))", "order = np.argsort(t, kind='stable')", BUCKETS),
     "a key with a null part is a key": Mutant(
-        "offline.py", "null |= column.is_null().to_numpy()", "null |= False", "tests/unit/features/test_newest.py"
+        "keys.py", "null |= column.is_null().to_numpy()", "null |= False", "tests/unit/features/test_newest.py"
     ),
     "zeros of two signs are two values": Mutant(KERNEL, "return type == FLOAT && order == -1 ? 0 : order;", "return order;"),
     "folds see the newest first": Mutant(
