@@ -109,10 +109,23 @@ def finish(command: Callable[[], Any], *, as_json: bool) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _stopped()
     except HeadraceError as error:
+        if _interrupted(error):
+            return _stopped()
         _report(error, as_json)
         return error.exit_code
     except BrokenPipeError:
         return 1
+    except Exception as error:
+        if _interrupted(error):
+            return _stopped()
+        raise
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Tell whether an error came of Ctrl-C: a library's own code may turn that into another, as while it is imported."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _stopped() -> int:
