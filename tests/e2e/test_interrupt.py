@@ -50,8 +50,7 @@ def test_ctrl_c_at_any_point_keeps_what_was_done_and_the_same_command_goes_on(pr
         _, err = process.communicate(timeout=60)
         # To a shell both are 130; Python ends itself by the signal while it imports a module or shuts down.
         assert process.returncode in (0, 130, -signal.SIGINT), err
-        # Python itself may print a Ctrl-C that falls into a finalizer or an import.
-        assert "Traceback" not in err or "KeyboardInterrupt" in err
+        assert "Traceback" not in err
         stopped += process.returncode != 0
         if process.returncode == 130:
             assert err.endswith("stopped; what was done is kept, and the same command goes on from there\n")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -15,6 +18,7 @@ from headrace.core.errors import HeadraceError, UsageError
 if TYPE_CHECKING:
     from headrace.pipelines.view import Progress, View
 
+AGAIN_S = 0.02
 LINE_EVERY_S = 5.0
 # What a shell gives a command that Ctrl-C ended; typer returns it in place of KeyboardInterrupt.
 INTERRUPTED = 130
@@ -92,6 +96,24 @@ class Lines:
 
 def finish(command: Callable[[], Any], *, as_json: bool) -> int:
     """Run a command; print what went wrong and return the exit code."""
+    before, sys.unraisablehook = sys.unraisablehook, partial(_unraisable, sys.unraisablehook)
+    try:
+        return _ended(command, as_json=as_json)
+    finally:
+        sys.unraisablehook = before
+
+
+def _unraisable(before: Callable[[sys.UnraisableHookArgs], object], found: sys.UnraisableHookArgs) -> None:
+    """Hand a Ctrl-C on that fell into a finalizer, once that is over: Python would print it and go on."""
+    if issubclass(found.exc_type, KeyboardInterrupt):
+        again = threading.Timer(AGAIN_S, _thread.interrupt_main)
+        again.daemon = True
+        again.start()
+    else:
+        before(found)
+
+
+def _ended(command: Callable[[], Any], *, as_json: bool) -> int:
     try:
         code = command()
         if code == INTERRUPTED:
