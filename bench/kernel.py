@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.features.windows import Lane, LaneEvents, OnlineLane, Output, ValueType, scan
+from headrace.features.scan import scan
+from headrace.features.windows import Lane, LaneEvents, OnlineLane, Output, ValueType
 
 DAY = 86_400_000_000
 WINDOWS = (DAY // 24, DAY, 7 * DAY, 30 * DAY)

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.features.windows import Lane, LaneEvents, OnlineLane, Output, ValueType, scan
+from headrace.features.scan import scan
+from headrace.features.windows import Lane, LaneEvents, OnlineLane, Output, ValueType
 from headrace.storage.keyvalue import Access, KeyValue, open_keyvalue
 
 DAY = 86_400_000_000

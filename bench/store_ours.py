@@ -45,8 +45,8 @@ from headrace.features.offline import OfflineFeatures, lane_events
 from headrace.features.online import OnlineFeatures
 from headrace.features.plan import FeaturePlan
 from headrace.features.repair import backfill
+from headrace.features.scan import scan
 from headrace.features.stream import DATABASE, StreamPath
-from headrace.features.windows import scan
 from headrace.sources.plan import reveal_of
 from headrace.sources.record import ARRIVAL, Reveal
 from headrace.sources.run import batch_of

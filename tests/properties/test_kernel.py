@@ -22,7 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.core.errors import Corrupt
-from headrace.features.windows import Lane, LaneEvents, OnlineLane, Output, ValueType, scan
+from headrace.features.scan import scan
+from headrace.features.windows import Lane, LaneEvents, OnlineLane, Output, ValueType
 from headrace.testing.sketches import distinct_estimate, quantile_estimate
 
 FLOAT, INT, BOOL, REF = ValueType

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from headrace.features.windows import Lane, LaneEvents, OnlineLane, Output, ValueType, scan
+from headrace.features.scan import scan
+from headrace.features.windows import Lane, LaneEvents, OnlineLane, Output, ValueType
 
 NEVER = 2**63 - 1
 FLOATS = [0.1, 0.2, 0.3, 1e16, -1e16, 1.0, -0.0, 0.0, 5e-324, -5e-324, 2.3e-308, 1e300, -1e308, 1.7e308, 2.0**53, -1.0]

@@ -40,7 +40,7 @@ class Unfold:
 
     def __call__(self, tables: Tables) -> list[pa.Table]:
         """Return the events."""
-        history = History.build(self.source, tables[0], self.as_of)
+        history = History.build(self.source, tables[0], self.as_of, threads=1)
         return [_events_table(lane, history) for lane in self.lanes]
 
 
@@ -59,7 +59,7 @@ class Scan:
         events = _events(self.lane, stored, encoded.indices.to_numpy().astype(np.int64))
         query = pc.fill_null(pc.index_in(asked["key"], value_set=encoded.dictionary), -1).to_numpy().astype(np.int64)
         t, texts = asked["t"].to_numpy(), _texts(self.lane, stored)
-        found = answers(self.lane, events, query, t, texts, self.as_of, self.copies)
+        found = answers(self.lane, events, query, t, texts, self.as_of, self.copies, threads=1)
         columns: dict[str, Any] = {f"w{i}": found.words[:, i] for i in range(len(self.lane.outputs))}
         columns |= {f"s{i}": found.status[:, i] for i in range(len(self.lane.outputs))}
         return [pa.table(columns | {f"t{i}": column for i, column in found.texts.items()})]
@@ -73,7 +73,7 @@ class Rows:
 
     def __call__(self, tables: Tables) -> list[pa.Table]:
         """Return the rows with their moments, labels and places."""
-        base = History.build(self.asked.source, tables[0], self.asked.as_of)
+        base = History.build(self.asked.source, tables[0], self.asked.as_of, threads=1)
         own, starts = rows_of(self.asked, base)
         first = _first_told(base)[np.searchsorted(base.starts, starts)]
         told = {T: own.t, FIRST: first, LABEL: own.label, SEEN: own.seen}
@@ -92,7 +92,7 @@ class Shown:
 
     def __call__(self, tables: Tables) -> list[pa.Table]:
         """Return the keys with the places of their first versions, and the earliest arrival if there is one."""
-        history = History.build(self.source, tables[0], self.as_of)
+        history = History.build(self.source, tables[0], self.as_of, threads=1)
         keys, version = keys_of(history, self.columns)
         row = np.searchsorted(history.starts, version, side="right") - 1
         keys = keys.append_column(FIRST, pa.array(_first_told(history)[row]))

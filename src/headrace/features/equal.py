@@ -9,24 +9,30 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from headrace.core.threads import in_threads, parted
 from headrace.features.windows import loaded_kernel
 
+SHARED = 20_000  # hashes from which on threads share them
 Ints = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 
 
-def certainly_distinct(texts: pa.ChunkedArray) -> bool:
+def certainly_distinct(texts: pa.ChunkedArray, threads: int = 1) -> bool:
     """Return True if no two of some byte strings (no nulls) are equal; False may be wrong, once in 2^64 n^-2 times."""
     hashes = np.empty(len(texts), np.uint64)
-    at = 0
-    for chunk in texts.chunks:
-        _, offsets, data = chunk.buffers()
-        if len(chunk):
-            first = offsets.address + 4 * chunk.offset
-            place = hashes[at:].ctypes.data
-            loaded_kernel().hash_texts(0 if data is None else data.address, first, len(chunk), place)
-        at += len(chunk)
-    return not _any_equal(hashes)
+
+    def fill(span: slice) -> None:
+        at = span.start
+        for chunk in texts.slice(span.start, span.stop - span.start).chunks:
+            _, offsets, data = chunk.buffers()
+            if len(chunk):
+                first = offsets.address + 4 * chunk.offset
+                place = hashes[at:].ctypes.data
+                loaded_kernel().hash_texts(0 if data is None else data.address, first, len(chunk), place)
+            at += len(chunk)
+
+    in_threads(fill, parted(len(texts), threads), threads)
+    return not _any_equal(hashes, threads)
 
 
 def hashed_ids(prefix: bytes, texts: pa.Array | pa.ChunkedArray) -> Ints:
@@ -44,12 +50,17 @@ def hashed_ids(prefix: bytes, texts: pa.Array | pa.ChunkedArray) -> Ints:
     return hashes
 
 
-def equal_rows(key: Ints, moment: Ints, arrival: Ints) -> Ints:
+def equal_rows(key: Ints, moment: Ints, arrival: Ints, threads: int = 1) -> Ints:
     """Return the places of rows of three columns that some other row equals, ascending."""
     columns = [np.ascontiguousarray(column, np.int64) for column in (key, moment, arrival)]
     hashes = np.empty(len(key), np.uint64)
-    loaded_kernel().hash_rows(*(column.ctypes.data for column in columns), len(key), hashes.ctypes.data)
-    if not _any_equal(hashes):
+
+    def fill(span: slice) -> None:
+        parts = [column[span].ctypes.data for column in columns]
+        loaded_kernel().hash_rows(*parts, span.stop - span.start, hashes[span].ctypes.data)
+
+    in_threads(fill, parted(len(key), threads), threads)
+    if not _any_equal(hashes, threads):
         return np.zeros(0, np.int64)
     ordered = np.sort(hashes)
     places = np.flatnonzero(np.isin(hashes, ordered[1:][ordered[1:] == ordered[:-1]]))
@@ -63,8 +74,14 @@ def equal_rows(key: Ints, moment: Ints, arrival: Ints) -> Ints:
     return np.flatnonzero(tied)
 
 
-def _any_equal(hashes: Hashes) -> bool:
-    found = loaded_kernel().any_equal(hashes.ctypes.data, len(hashes))
-    if found < 0:
+def _any_equal(hashes: Hashes, threads: int) -> bool:
+    """Return whether any two are equal; threads share them by their upper bits."""
+    bits = (threads - 1).bit_length() if len(hashes) >= SHARED else 0
+
+    def look(share: int) -> int:
+        return int(loaded_kernel().any_equal(hashes.ctypes.data, len(hashes), bits, share))
+
+    found = in_threads(look, range(1 << bits), threads)
+    if min(found) < 0:
         raise MemoryError("no memory for a copy of hashes")
-    return bool(found)
+    return any(found)

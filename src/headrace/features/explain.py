@@ -19,8 +19,9 @@ from headrace.features.lane_plan import LanePlan
 from headrace.features.offline import lane_events, texts_by_id
 from headrace.features.plan import FeaturePlan
 from headrace.features.record import OK
+from headrace.features.scan import scan
 from headrace.features.snapshots import Copies
-from headrace.features.windows import LaneEvents, Output, scan
+from headrace.features.windows import LaneEvents, Output
 
 SHOWN = 50
 

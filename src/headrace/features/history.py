@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from headrace.core.expressions import Column
+from headrace.core.threads import usable_cores
 from headrace.features.equal import certainly_distinct, hashed_ids
 from headrace.features.rows import ABSENT
 from headrace.features.snapshots import Copies
@@ -40,13 +41,13 @@ class History:
     single: bool = False
 
     @classmethod
-    def build(cls, source: SourceDefinition, reveals: pa.Table, as_of: int) -> History:
-        """Order the reveals that had arrived by `as_of` (microseconds UTC)."""
+    def build(cls, source: SourceDefinition, reveals: pa.Table, as_of: int, *, threads: int = 0) -> History:
+        """Order the reveals that had arrived by `as_of` (microseconds UTC), with `threads` or one on each core."""
         newest = pc.max(reveals[ARRIVAL]).as_py()
         late = newest is not None and newest > as_of
         table = reveals.filter(pc.less_equal(reveals[ARRIVAL], as_of)) if late else reveals
         arrival = _integers(table, ARRIVAL)
-        if certainly_distinct(table[ROW_ID]):
+        if certainly_distinct(table[ROW_ID], threads or usable_cores()):
             places = np.arange(table.num_rows)
             return cls(source, table, places, places, arrival, single=True)
         ids = table[ROW_ID].combine_chunks()
@@ -133,12 +134,13 @@ class History:
 
     def read(self, columns: Sequence[Column[Any]]) -> tuple[pa.Table, Ints]:
         """Return some columns of every version, and their newest arrival (ABSENT where none was stated)."""
-        cells, newest = {}, np.full(len(self), ABSENT)
+        whole = {c: self.single and self.stated.always(self.source.index[c]) for c in columns}
+        cells, newest = {}, self.arrival if any(whole.values()) else np.full(len(self), ABSENT)
         for column in columns:
-            origin = self.origin(column)
-            if self.single and origin is self.row:
-                cells[column.name], newest = self.table[column.name], self.arrival
+            if whole[column]:
+                cells[column.name] = self.table[column.name]
                 continue
+            origin = self.origin(column)
             cells[column.name] = self._cells(column, origin)
             if len(self):
                 newest = np.maximum(newest, np.where(origin >= 0, self.arrival[np.maximum(origin, 0)], ABSENT))

@@ -1343,24 +1343,33 @@ void hash_rows(const int64_t *a, const int64_t *b, const int64_t *c, int64_t n, 
   }
 }
 
-/* Return whether two of n hashes are equal. They are parted by their upper bits, so that each part's table fits the
- * cache: twice as fast as sorting them. */
-int64_t any_equal(const uint64_t *hash, int64_t n) {
+/* Return whether two are equal of those of n hashes whose first `bits` are `share`. They are parted by their next bits, so
+ * that each part's table fits the cache: twice as fast as sorting them. */
+int64_t any_equal(const uint64_t *hash, int64_t n, int32_t bits, int64_t share) {
   Pool pool = {0};
-  int bits = 0;
-  while (n >> bits > 8192 && bits < 16) bits++;
-  int64_t parts = (int64_t)1 << bits, most = 0, size = 16, found = 0;
+  int deep = 0;
+  while (n >> (bits + deep) > 8192 && deep < 16) deep++;
+  int shift = 64 - bits - deep;
+  int64_t parts = (int64_t)1 << deep, most = 0, size = 16, found = 0;
+  uint64_t first = (uint64_t)share << deep;
   int64_t *end = take(&pool, parts + 2, 8);
-  uint64_t *parted = (uint64_t *)take_large(n);
-  for (int64_t i = 0; end && i < n; i++) end[(bits ? hash[i] >> (64 - bits) : 0) + 2]++;
+#define PART_OF(h) ((bits + deep ? (h) >> shift : 0) - first)
+  for (int64_t i = 0; end && i < n; i++) {
+    uint64_t p = PART_OF(hash[i]);
+    if (p < (uint64_t)parts) end[p + 2]++;
+  }
   for (int64_t p = 1; end && p <= parts; p++) {
     if (end[p + 1] > most) most = end[p + 1];
     end[p + 1] += end[p];
   }
   while (size < 2 * most) size *= 2;
-  uint64_t *table = take(&pool, size, 8);
+  uint64_t *parted = end ? (uint64_t *)take_large(end[parts + 1]) : NULL, *table = take(&pool, size, 8);
   if (pool.failed || parted == NULL) found = NO_MEMORY;
-  for (int64_t i = 0; !found && i < n; i++) parted[end[(bits ? hash[i] >> (64 - bits) : 0) + 1]++] = hash[i];
+  for (int64_t i = 0; !found && i < n; i++) {
+    uint64_t p = PART_OF(hash[i]);
+    if (p < (uint64_t)parts) parted[end[p + 1]++] = hash[i];
+  }
+#undef PART_OF
   for (int64_t p = 0; p < parts && !found; p++) {
     memset(table, 0, (size_t)size * 8);
     int zero = 0;

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from headrace.core.errors import DataError
 from headrace.core.expressions import Column, Moment, columns_of, on_table
 from headrace.core.identity import TEXT
+from headrace.core.threads import usable_cores
 from headrace.features.equal import equal_rows, hashed_ids
 from headrace.features.fold import Folder
 from headrace.features.history import NEVER, History, Ints
@@ -22,8 +23,9 @@ from headrace.features.lane_plan import LanePlan
 from headrace.features.online import call, fills_of
 from headrace.features.plan import BindingPlan, FeaturePlan
 from headrace.features.record import NO_KEY, NULL, OK
+from headrace.features.scan import Scanned, scan
 from headrace.features.snapshots import Copies
-from headrace.features.windows import LaneEvents, Output, Scanned, ValueType, scan
+from headrace.features.windows import LaneEvents, Output, ValueType
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.plan import moments_on
 from headrace.sources.sql import query_reveals
@@ -100,9 +102,19 @@ def tells_texts(lane: LanePlan) -> bool:
 
 
 def answers(
-    lane: LanePlan, events: LaneEvents, query: Ints, t: Ints, texts: Texts, as_of: int | None, copies: Copies | None
+    lane: LanePlan,
+    events: LaneEvents,
+    query: Ints,
+    t: Ints,
+    texts: Texts,
+    as_of: int | None,
+    copies: Copies | None,
+    *,
+    threads: int = 0,
 ) -> LaneAnswers:
     """Return a lane's outputs for keys by their numbers, -1 for unknown ones; `copies` are a dated lane's table's.
+
+    `threads` share what the kernel does, 0 for one on each core.
 
     Raises:
         UserCodeError: an aggregate of the project's own raised.
@@ -110,7 +122,7 @@ def answers(
     back = t if lane.zone is None else civil_times(t, lane.zone)
     seen = t if as_of is None else np.full(len(t), as_of, np.int64)
     since = None if copies is None else copies.newest(seen, state=lane.lane.state)
-    scanned = scan(lane.lane, lane.outputs, events, query, seen, query_at=back, query_since=since)
+    scanned = scan(lane.lane, lane.outputs, events, query, seen, query_at=back, query_since=since, threads=threads)
     for output in scanned.folds:
         _fold(lane, output, scanned, texts)
     told = {}
@@ -274,7 +286,7 @@ def _events(kept: Ints, until: Ints, columns: Sequence[NDArray[Any]]) -> LaneEve
 
 def _break_ties(events: LaneEvents, history: History, kept: Ints) -> None:
     """Give events their rows' hashes where nothing else puts them in order."""
-    tied = equal_rows(events.key, events.moment, events.arrival)
+    tied = equal_rows(events.key, events.moment, events.arrival, usable_cores())
     if len(tied):
         events.row[tied] = history.row_hashes(kept[tied])
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,20 +48,18 @@ __all__ = [
     "LiveEvent",
     "OnlineLane",
     "Output",
-    "Scanned",
     "Store",
     "ValueType",
-    "scan",
 ]
 
 KERNEL_VERSION = 2  # part of every group's hash: raise it when a result or the stored layout changes
 STATUS_OK, STATUS_NULL, STATUS_EXPIRED, STATUS_OVERFLOW, STATUS_REBUILD = 0, 1, 2, 3, 6
 NO_MEMORY = -2
 NO_ENTRIES = bytes(4)
-METHODS = {"auto": 0, "plain": 1, "sweep": 2}
 
 Ints = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
+View: TypeAlias = tuple[int, int, list[int]]  # an offset and a hop, and the places of the outputs that share them
 
 
 @dataclass(frozen=True)
@@ -88,17 +86,6 @@ class _Frames(ctypes.Structure):
         ("state", ctypes.c_int32),
         ("known", ctypes.c_int32),
     )
-
-
-class _Events(ctypes.Structure):
-    _fields_ = (
-        ("n", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("key", "moment", "arrival", "until", "row", "words", "null")),
-    )
-
-
-class _Labels(ctypes.Structure):
-    _fields_ = (("n", ctypes.c_int64), *((name, ctypes.c_void_p) for name in ("key", "t", "at", "place", "since")))
 
 
 class _Kernel:
@@ -129,7 +116,7 @@ class _Kernel:
         self.hash_texts = _function(long.hash_texts, None, pointer, pointer, word, pointer)
         self.hash_ids = _function(long.hash_ids, None, data, word, pointer, pointer, word, pointer)
         self.hash_rows = _function(long.hash_rows, None, pointer, pointer, pointer, word, pointer)
-        self.any_equal = _function(long.any_equal, word, pointer, word)
+        self.any_equal = _function(long.any_equal, word, pointer, word, small, word)
 
 
 def _function(function: Any, result: Any, *arguments: Any) -> Callable[..., Any]:
@@ -144,7 +131,7 @@ def loaded_kernel() -> _Kernel:
     return _Kernel(Path(__file__).with_name("_kernel.so"))
 
 
-def _views(outputs: Sequence[Output]) -> list[tuple[int, int, list[int]]]:
+def views_of(outputs: Sequence[Output]) -> list[View]:
     """Group outputs by offset and hop, the places of each: nested windows are read in one go."""
     found: dict[tuple[int, int], list[int]] = {}
     for place, output in enumerate(outputs):
@@ -152,10 +139,10 @@ def _views(outputs: Sequence[Output]) -> list[tuple[int, int, list[int]]]:
     return [(offset, hop, places) for (offset, hop), places in found.items()]
 
 
-class _Buffers:
+class Buffers:
     """Own the kernel's side of one view of a lane; made without outputs, it summarizes blocks."""
 
-    def __init__(self, lane: Lane, outputs: Sequence[Output], view: tuple[int, int, list[int]] | None = None) -> None:
+    def __init__(self, lane: Lane, outputs: Sequence[Output], view: View | None = None) -> None:
         offset, hop, self.places = view or (0, 0, [])
         mine = [outputs[place] for place in self.places]
         types = np.array([int(v) for v in lane.values], np.int32)
@@ -215,9 +202,9 @@ class OnlineLane:
         kernel = loaded_kernel()
         self._head, self._block, self._summary = kernel.read_head, kernel.read_block, kernel.summarize
         self._since = kernel.since
-        self._views = [_Buffers(lane, self.outputs, view) for view in _views(self.outputs)]
+        self._views = [Buffers(lane, self.outputs, view) for view in views_of(self.outputs)]
         self.readers = tuple(view.handle for view in self._views)
-        self._summaries = _Buffers(lane, ())
+        self._summaries = Buffers(lane, ())
         self._writer = self._summaries.handle
         self._entry = ctypes.create_string_buffer(self.chunks.entry)
         self._into: tuple[Ints, Bytes] = self.words, self.status
@@ -396,85 +383,3 @@ def _failure(key: bytes, code: int) -> Exception:
     if code == NO_MEMORY:
         return MemoryError("no memory for a read of windows")
     return damaged(key, "inconsistent sizes, references or sums")
-
-
-class Scanned(NamedTuple):
-    """Hold answers: words (int64, or float64 bits) and statuses, each (queries, outputs), and what folds take.
-
-    `folds` has for each output that is one the words of each query in turn, oldest first, and where each query's end.
-    """
-
-    words: Ints
-    status: Bytes
-    folds: Mapping[int, tuple[Ints, Ints]]
-
-
-def scan(
-    lane: Lane,
-    outputs: Sequence[Output],
-    events: LaneEvents,
-    query_key: Ints,
-    query_t: Ints,
-    *,
-    query_at: Ints | None = None,
-    query_since: Ints | None = None,
-    method: Literal["auto", "plain", "sweep"] = "auto",
-) -> Scanned:
-    """Return every query's outputs, in their order.
-
-    A version counts at t if it was visible and `arrival <= t < until`: the bits are those of an online read after all
-    that had arrived. Keys that no event has are unknown; their counts are 0.
-
-    Args:
-        lane: the lane.
-        outputs: what to compute.
-        events: all versions of all events; they are not changed.
-        query_key: numbers as in `events.key`.
-        query_t: moments in microseconds UTC.
-        query_at: where windows reach back from, where events stand in another time than UTC; `query_t` unless said.
-        query_since: before which moments latest values hold no longer; none does unless said.
-        method: how keys are gone through; the results are the same. `plain` scans each query's window, `sweep` slides over
-            all of a key's events once, `auto` takes for each key what costs less.
-
-    Raises:
-        MemoryError: there is no room for a sorted copy of the events.
-    """
-    key, moment, arrival, until, row, words = (
-        np.ascontiguousarray(a, np.int64)
-        for a in (events.key, events.moment, events.arrival, events.until, events.row, events.words)
-    )
-    nulls = np.ascontiguousarray(events.nulls, np.bool_)
-    columns = (key, moment, arrival, until, row, words, nulls)
-    expected = [(len(key),)] * 5 + [(len(key), len(lane.values))] * 2
-    if [c.shape for c in columns] != expected:
-        raise InternalError("columns of events differ in length", got=[c.shape for c in columns], expected=expected)
-    at = query_t if query_at is None else query_at
-    order = np.lexsort((at, query_t, query_key))
-    asked = [np.ascontiguousarray(a, np.int64) for a in (query_key[order], query_t[order], at[order], order)]
-    since = None if query_since is None else np.ascontiguousarray(query_since[order], np.int64)
-    found, status = np.zeros((len(order), len(outputs)), np.int64), np.zeros((len(order), len(outputs)), np.uint8)
-    versions = _Events(len(key), *map(_address, columns))
-    labels = _Labels(len(order), *map(_address, asked), None if since is None else _address(since))
-    pointers, keys = (ctypes.byref(versions), ctypes.byref(labels)), int(key.max(initial=-1)) + 1
-    folds = {}
-    for view in _views(outputs):
-        buffers = _Buffers(lane, outputs, view)
-        results = len(outputs), found.ctypes.data, status.ctypes.data
-        if loaded_kernel().scan(buffers.handle, *pointers, keys, METHODS[method], *results) < 0:
-            raise MemoryError("no memory for a sorted copy of the events")
-        pool = buffers.folded()
-        for place in buffers.folds:
-            folds[place] = _taken(pool, found[:, place], status[:, place])
-    return Scanned(found, status, folds)
-
-
-def _taken(pool: Ints, words: Ints, status: Bytes) -> tuple[Ints, Ints]:
-    """Return the words that a fold takes for each query, one query's after the other's, and where each query's end."""
-    counts = np.where(status == STATUS_OK, pool[words], 0) if len(pool) else np.zeros(len(words), np.int64)
-    ends = np.cumsum(counts)
-    inside = np.arange(int(counts.sum())) - np.repeat(ends - counts, counts)
-    return pool[np.repeat(words + 1, counts) + inside] if len(pool) else pool, ends
-
-
-def _address(array: NDArray[Any]) -> int:
-    return array.ctypes.data

@@ -30,8 +30,9 @@ MANY = [b"row %d" % i for i in range(50_000)]
         (texts(MANY, MANY[40_000:40_001]), False),
     ],
 )
-def test_equal_texts_are_never_taken_for_distinct(ids: pa.ChunkedArray, distinct: bool) -> None:
-    assert certainly_distinct(ids) is distinct
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_equal_texts_are_never_taken_for_distinct(ids: pa.ChunkedArray, distinct: bool, threads: int) -> None:
+    assert certainly_distinct(ids, threads) is distinct
 
 
 def test_a_slice_is_hashed_as_the_whole() -> None:
@@ -39,10 +40,11 @@ def test_a_slice_is_hashed_as_the_whole() -> None:
     assert not certainly_distinct(pa.chunked_array([pa.array([b"x", b"a", b"b", b"a"]).slice(1, 3)]))
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("n", [0, 1, 2, 300, 40_000])
-def test_tied_rows_are_those_that_sorting_finds(n: int) -> None:
+def test_tied_rows_are_those_that_sorting_finds(n: int, threads: int) -> None:
     r = np.random.default_rng(n)
-    columns = [r.integers(-2, 40, n) for _ in range(3)]
-    rows = list(zip(*(c.tolist() for c in columns), strict=True))
+    first, second, third = (r.integers(-2, 40, n) for _ in range(3))
+    rows = list(zip(first.tolist(), second.tolist(), third.tolist(), strict=True))
     counts = Counter(rows)
-    assert equal_rows(*columns).tolist() == [i for i, row in enumerate(rows) if counts[row] > 1]
+    assert equal_rows(first, second, third, threads).tolist() == [i for i, row in enumerate(rows) if counts[row] > 1]

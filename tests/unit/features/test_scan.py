@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headrace.features.windows import Lane, LaneEvents, OnlineLane, Output, ValueType, scan
+from headrace.features.scan import scan
+from headrace.features.windows import Lane, LaneEvents, OnlineLane, Output, ValueType
 
 NEVER = 2**63 - 1
 LANE = Lane((ValueType.FLOAT,), (50, 5_000), keep=10_000)
@@ -68,3 +69,18 @@ class Memory(dict[bytes, bytes]):
 
     def delete(self, key: bytes) -> None:
         self.pop(key, None)
+
+
+@pytest.mark.parametrize("keys", [1, 3, 90])
+def test_threads_that_share_queries_answer_as_one_thread(keys: int) -> None:
+    """Offsets read on their own and folds are there too; a key without events and unknown keys fall into every part."""
+    r = np.random.default_rng(keys)
+    events, asked = draw(30_000, keys, r), r.integers(-1, keys + 1, 12_000)
+    t, since = r.integers(0, 21_000, 12_000), r.integers(0, 300, 12_000)
+    outputs = [*OUTPUTS, Output(0, "sum", 50, None, offset=1_000), Output(0, "fold", 50, None)]
+    one, several = (scan(LANE, outputs, events, asked, t, query_since=since, threads=n) for n in (1, 3))
+    assert one.words[:, :-1].tobytes() == several.words[:, :-1].tobytes()
+    assert one.status.tobytes() == several.status.tobytes()
+    assert (one.status == 0).any(axis=0).all()
+    for mine, other in zip(one.folds[len(outputs) - 1], several.folds[len(outputs) - 1], strict=True):
+        assert mine.tolist() == other.tolist()

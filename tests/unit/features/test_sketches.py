@@ -15,7 +15,8 @@ from headrace.core.errors import DefinitionError
 from headrace.core.identity import text_id
 from headrace.features.lane_plan import plan_group
 from headrace.features.outputs import error_of, sketch_bits
-from headrace.features.windows import Lane, LaneEvents, OnlineLane, Output, ValueType, scan
+from headrace.features.scan import scan
+from headrace.features.windows import Lane, LaneEvents, OnlineLane, Output, ValueType
 from headrace.testing.sketches import distinct_estimate, quantile_estimate
 
 FLOAT, INT, BOOL, REF = ValueType

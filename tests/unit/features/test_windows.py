@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from headrace.core.errors import ConfigurationError, Corrupt, DataError, DefinitionError, InternalError
+from headrace.features.scan import scan
 from headrace.features.windows import (
     STATUS_EXPIRED,
     STATUS_NULL,
@@ -24,7 +25,6 @@ from headrace.features.windows import (
     Output,
     ValueType,
     _Kernel,
-    scan,
 )
 
 FLOAT, INT, BOOL, REF = ValueType
