@@ -265,7 +265,7 @@ class _OpenTransactions:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._open = 0
+        self._open = self._waiting = 0
 
     def enter(self) -> None:
         """Count one in; it waits while a resize is under way."""
@@ -276,7 +276,7 @@ class _OpenTransactions:
         """Count one out."""
         with self._lock:
             self._open -= 1
-            if self._open == 0:
+            if self._waiting and self._open == 0:
                 self._changed.notify_all()
 
     @contextmanager
@@ -287,7 +287,12 @@ class _OpenTransactions:
             Unavailable: one stayed open for five seconds.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: self._open == 0, RESIZE_SECONDS):
+            self._waiting += 1
+            try:
+                free = self._changed.wait_for(lambda: self._open == 0, RESIZE_SECONDS)
+            finally:
+                self._waiting -= 1
+            if not free:
                 raise Unavailable(
                     "the store must grow and a snapshot stays open",
                     where=where,
