@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +13,7 @@ import orjson
 import pytest
 
 from headrace.core.errors import Conflict, DataError, Unavailable
-from headrace.core.failpoints import armed
+from headrace.core.failpoints import VARIABLE, armed
 from headrace.core.time import SystemClock
 from headrace.features import bulk
 from headrace.features.digest import state_digest
@@ -121,6 +125,20 @@ def test_a_first_fill_that_is_cut_off_anywhere_goes_on_to_the_same_bytes(
         with open_stores(project, None, clock=SystemClock(), write=False) as stores:
             assert state_of(stores, project) == whole
     assert cut_off > 10
+
+
+@pytest.mark.parametrize("point", ["before_commit:kill:2", "after_commit:kill:3", "before_commit:kill:5"])
+def test_a_process_that_dies_in_its_first_fill_leaves_what_the_next_one_finishes(shop: Path, point: str) -> None:
+    whole, project = filled(shop), emptied(shop)
+    command, environment = [sys.executable, "-m", "headrace.cli", "backfill"], {**os.environ, VARIABLE: f"keyvalue.{point}"}
+    killed = subprocess.run([*command, "--json"], cwd=shop, env=environment, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    with open_stores(project, None, clock=SystemClock(), write=False) as stores:
+        assert state_of(stores, project) != whole
+    done = subprocess.run(command, cwd=shop, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with open_stores(project, None, clock=SystemClock(), write=False) as stores:
+        assert state_of(stores, project) == whole
 
 
 def test_groups_that_were_filled_whole_are_not_filled_again_unless_the_tables_changed(shop: Path) -> None:
