@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +16,7 @@ from headrace.core.identity import canonical
 from headrace.core.time import Clock
 from headrace.core.version import __version__
 from headrace.storage.backends import Shape
+from headrace.storage.locks import take_lock
 from headrace.storage.paths import FOLDER_MODE, folder_bytes, inside, private_folder, write_atomically
 
 FORMAT = 1
@@ -114,7 +115,7 @@ def _open_for_writing(folder: Path, clock: Clock) -> StateFolder:
     if not (folder / PASSPORT).exists():
         _refuse_foreign(folder)
     private_folder(folder)
-    lock = _take_lock(folder)
+    lock = take_lock(folder / LOCK, partial(_in_use, folder))
     try:
         # Looked at again under the lock: another process may have created it meanwhile.
         if not (folder / PASSPORT).exists():
@@ -149,24 +150,13 @@ def _foreign(folder: Path, got: object) -> ConfigurationError:
     )
 
 
-def _take_lock(folder: Path) -> int:
-    """Lock the folder for this process and leave its number for whoever finds it locked."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(folder / LOCK, flags, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-        os.close(descriptor)
-        raise Unavailable(
-            "the state folder is in use by another process",
-            where=str(folder),
-            got=f"process {holder or 'unknown'}",
-            next_step=f"wait for it or stop it: kill {holder or 'PID'}",
-        ) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    return descriptor
+def _in_use(folder: Path, holder: str) -> Unavailable:
+    return Unavailable(
+        "the state folder is in use by another process",
+        where=str(folder),
+        got=f"process {holder or 'unknown'}",
+        next_step=f"wait for it or stop it: kill {holder or 'PID'}",
+    )
 
 
 def _write_passport(folder: Path, clock: Clock) -> None:

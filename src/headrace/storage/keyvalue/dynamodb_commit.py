@@ -6,13 +6,12 @@ Whatever a killed writer leaves, the next one finishes if it was committed and r
 from __future__ import annotations
 
 import struct
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from headrace.core.errors import ConfigurationError, Conflict, Unavailable
+from headrace.core.errors import Conflict, Unavailable
 from headrace.core.failpoints import reach
 from headrace.storage.keyvalue.dynamodb_table import (
     KEY,
@@ -25,6 +24,7 @@ from headrace.storage.keyvalue.dynamodb_table import (
     Table,
 )
 from headrace.storage.keyvalue.errors import other_writer
+from headrace.storage.keyvalue.lease import Keeper
 from headrace.storage.keyvalue.pending import Changes
 
 INLINE = 32_000  # bytes of a value inside its row, so that 99 rows stay below the 4 MB of one transaction
@@ -52,7 +52,7 @@ class Writer:
         self._last = ""  # the fence when this process knew what the table holds
         self._token = ""
         self._begun = False
-        self._keeper = _Keeper(table, lease / RENEWALS)
+        self._keeper = Keeper("headrace-dynamodb-lease", lease / RENEWALS, self._show_life)
 
     def take(self, token: str) -> None:
         """Wait until nobody else writes, take over, and finish what a dead writer left.
@@ -83,6 +83,11 @@ class Writer:
         self._keeper.hold(token)
         if before.get("hr_fence") != self._last:
             self._clear_up(before)
+
+    def _show_life(self, token: str) -> None:
+        """Count the beat up: whoever waits for the lease sees that its holder lives."""
+        ours = Condition(f"{OURS} AND attribute_exists(hr_held)", {":fence": token, ":one": 1})
+        self.table.update(STATE, "ADD hr_beat :one", ours)
 
     def _try(self, demand: str, token: str, values: Mapping[str, object]) -> Item | None:
         change = "SET hr_fence = :token, hr_held = :one, hr_beat = :none"
@@ -255,41 +260,6 @@ class _Plan:
             yield row | {PARTITION: _journal_of(transaction, row[PARTITION])}
         for partition, key in self.deletes:
             yield {PARTITION: _journal_of(transaction, partition), KEY: key, "hr_gone": 1}
-
-
-class _Keeper(threading.Thread):
-    """Show that an open transaction's writer lives; a missed sign is found out by the commit."""
-
-    def __init__(self, table: Table, seconds: float) -> None:
-        super().__init__(name="headrace-dynamodb-lease", daemon=True)
-        self._table, self._seconds = table, seconds
-        self._ended = threading.Event()
-        self._token: str | None = None
-
-    def hold(self, token: str) -> None:
-        """Show life for a transaction from now on."""
-        self._token = token
-        if not self.ident:
-            self.start()
-
-    def let_go(self) -> None:
-        """Show no more."""
-        self._token = None
-
-    def close(self) -> None:
-        """End the thread."""
-        self._ended.set()
-        if self.ident:
-            self.join()
-
-    def run(self) -> None:
-        """Count the beat up while a transaction is open."""
-        while not self._ended.wait(self._seconds):
-            token = self._token
-            if token is not None:
-                ours = Condition(f"{OURS} AND attribute_exists(hr_held)", {":fence": token, ":one": 1})
-                with suppress(Unavailable, ConfigurationError):
-                    self._table.update(STATE, "ADD hr_beat :one", ours)
 
 
 def journal_place(transaction: str, place: Place) -> Place:

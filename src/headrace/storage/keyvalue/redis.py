@@ -25,6 +25,7 @@ from redis.exceptions import ExecAbortError, ResponseError
 from headrace.core.errors import BadUrl, ConfigurationError, Conflict, Unavailable
 from headrace.core.failpoints import reach
 from headrace.storage.keyvalue.errors import absent, closed, damaged, other_format, other_writer, unknown_database
+from headrace.storage.keyvalue.lease import Keeper
 from headrace.storage.keyvalue.location import WHERE, Address, Option, read_address, read_options
 from headrace.storage.keyvalue.pending import Changes, PendingTransaction
 from headrace.storage.keyvalue.protocol import Capabilities, Get, digest_rows
@@ -108,7 +109,7 @@ class RedisKeyValue:
             where=self._where,
         )
         self._writing = threading.Lock()
-        self._keeper = _Keeper(self)
+        self._keeper = Keeper("headrace-redis-lease", self._lease / RENEWALS, self._renew)
         self._ensure_fit()
 
     @property
@@ -123,6 +124,10 @@ class RedisKeyValue:
     def write(self) -> _RedisWrite:
         """Open a transaction for the length of a `with` block; it commits unless the block raises."""
         return _RedisWrite(self)
+
+    def _renew(self, token: bytes) -> None:
+        milliseconds = int(self._lease * 1_000)
+        self._links.ask([("EVAL", RENEW, 1, self._key(b"lease"), token, milliseconds)], self._timeout)
 
     def digest(self, *databases: str) -> str:
         """Return the SHA-256 of all rows in key order; nobody may write meanwhile."""
@@ -384,43 +389,6 @@ class _RedisWrite:
         store = self._store
         with suppress(Unavailable):
             store._links.ask([("EVAL", RELEASE, 1, store._key(b"lease"), self._token)], store._timeout)
-
-
-class _Keeper(threading.Thread):
-    """Renew the lease of an open transaction until it ends; a missed renewal is found out by the commit."""
-
-    def __init__(self, store: RedisKeyValue) -> None:
-        super().__init__(name="headrace-redis-lease", daemon=True)
-        self._store = store
-        self._ended = threading.Event()
-        self._token: bytes | None = None
-
-    def hold(self, token: bytes) -> None:
-        """Renew the lease of a transaction from now on."""
-        self._token = token
-        if not self.ident:
-            self.start()
-
-    def let_go(self) -> None:
-        """Renew no more."""
-        self._token = None
-
-    def close(self) -> None:
-        """End the thread."""
-        self._ended.set()
-        if self.ident:
-            self.join()
-
-    def run(self) -> None:
-        """Renew as often as `RENEWALS` says."""
-        store = self._store
-        milliseconds = int(store._lease * 1_000)
-        while not self._ended.wait(store._lease / RENEWALS):
-            token = self._token
-            if token is None:
-                continue
-            with suppress(Unavailable, ConfigurationError):
-                store._links.ask([("EVAL", RENEW, 1, store._key(b"lease"), token, milliseconds)], store._timeout)
 
 
 def _writes(names: _Names, changed: Changes) -> Iterator[Command]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ from typing import Self
 from headrace.core.errors import DataError, Unavailable
 from headrace.core.failpoints import reach
 from headrace.core.time import Clock
+from headrace.storage.locks import take_lock
 from headrace.storage.paths import inside, private_folder, sync_folder, write_all, write_atomically
 from headrace.storage.streams.protocol import (
     EARLIEST,
@@ -237,7 +238,7 @@ class _Writer:
         self._descriptor = -1
         self._size = 0
         self.position, self._arrival = 0, EARLIEST
-        self._lock = _locked(folder)
+        self._lock = take_lock(folder / LOCK, partial(_has_writer, folder))
         try:
             self._recover()
         except BaseException:
@@ -333,25 +334,14 @@ def _bases(folder: Path) -> list[int]:
     return sorted(int(name.removesuffix(SUFFIX)) for name in os.listdir(folder) if name.endswith(SUFFIX))
 
 
-def _locked(folder: Path) -> int:
-    """Return a descriptor that holds the stream's writer lock until it is closed or the process dies."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(folder / LOCK, flags, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-        os.close(descriptor)
-        raise Unavailable(
-            "the stream already has a writer",
-            where=str(folder),
-            got=f"process {holder or 'unknown'}",
-            expected="one writer",
-            next_step="send the records through that process",
-        ) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    return descriptor
+def _has_writer(folder: Path, holder: str) -> Unavailable:
+    return Unavailable(
+        "the stream already has a writer",
+        where=str(folder),
+        got=f"process {holder or 'unknown'}",
+        expected="one writer",
+        next_step="send the records through that process",
+    )
 
 
 def _up_to(records: list[bytes], size: int, held: int) -> tuple[list[bytes], int]:
