@@ -46,6 +46,7 @@ from headrace.features.online import OnlineFeatures
 from headrace.features.plan import FeaturePlan
 from headrace.features.repair import backfill
 from headrace.features.scan import scan
+from headrace.features.stock import WholeStock
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.sources.plan import reveal_of
 from headrace.sources.record import ARRIVAL, Reveal
@@ -99,7 +100,8 @@ def fill_views(store: KeyValue, plan: FeaturePlan) -> None:
     """Fill a store with the three views."""
     groups = {name: view(name, n) for name, n in VIEWS.items()}
     reveals = {source_of(g).name: reveals_of(g, pq.read_table(written(n)), True).table for n, g in groups.items()}
-    backfill(store, plan.groups, END, lambda: reveals, lambda done, total: None)
+    sources = [source_of(group) for group in groups.values()]
+    backfill(store, plan.groups, END, lambda: WholeStock(sources, reveals, END), lambda done, total: None)
 
 
 def read_one(store: KeyValue, reader: OnlineFeatures[Any], key: int, t: int) -> Any:
@@ -351,15 +353,17 @@ def size_of(url: str) -> int:
 def materialize(kind: str, prefix: str = "") -> Iterator[Repeat]:
     """Fill an empty store from the stored table with the newest row of every entity."""
     group = view("vm", 10)
-    plan, tables, source = plan_of(group), stored(TABLES, "vm", group), source_of(group).name
+    plan, tables, source = plan_of(group), stored(TABLES, "vm", group), source_of(group)
     rows = pq.ParquetFile(written("vm")).metadata.num_rows
 
     def repeat() -> Mapping[str, float]:
         with store_url(kind) as url, open_keyvalue(url, databases=[DATABASE]) as store:
             empty = size_of(url)
-            took = seconds(
-                lambda: backfill(store, plan.groups, END, lambda: {source: tables.read("vm")}, lambda done, total: None)
-            )
+
+            def read() -> WholeStock:
+                return WholeStock([source], {source.name: tables.read("vm")}, END)
+
+            took = seconds(lambda: backfill(store, plan.groups, END, read, lambda done, total: None))
             return {f"{prefix}materialize": rows / took, f"{prefix}size": (size_of(url) - empty) / rows}
 
     yield repeat

@@ -21,7 +21,7 @@ from headrace.features.stream import COVERED, DATABASE, StreamPath
 from headrace.pipelines.materialize import MATERIALIZED, Materialized, Materializer, materialize, rebuild_online
 from headrace.pipelines.project import Project, load_project
 from headrace.pipelines.reveals import read_source, reveals_table
-from headrace.pipelines.stores import CONTROL, REBUILD, Stores, applied_versions, open_stores
+from headrace.pipelines.stores import CONTROL, REBUILD, WORK, Stores, applied_versions, open_stores
 from headrace.pipelines.view import Silent
 from headrace.sources.record import ARRIVAL
 from headrace.storage.keyvalue import drop_rows
@@ -70,6 +70,29 @@ def filled(folder: Path) -> tuple[Any, ...]:
         return state_of(stores, project)
 
 
+def in_buckets(folder: Path, rows: int) -> None:
+    """Let the project look at so many reveals at a time."""
+    file = folder / "headrace.toml"
+    file.write_text(f"{file.read_text()}\n[engines]\nbucket_rows = {rows}\n")
+
+
+def test_tables_larger_than_a_bucket_are_filled_bucket_by_bucket_to_the_same_bytes(shop: Path) -> None:
+    whole = filled(shop)
+    in_buckets(shop, 200)
+    project, told = emptied(shop), Told()
+    materialize(project, groups=[], state=None, progress=told)
+    with open_stores(project, None, clock=SystemClock(), write=False) as stores:
+        assert state_of(stores, project) == whole
+        assert list((stores.state.path / WORK).iterdir()) == []
+    events = [(done, total) for _, done, total, note in told.steps if note == "sorting events of Orders"]
+    assert len(events) > 5 and events[-1] == (len(events), len(events))
+    with open_stores(project, None, clock=SystemClock(), write=True) as stores:
+        group = project.plan.groups[0]
+        Materializer(project, stores, Silent()).refill(group)
+    with open_stores(project, None, clock=SystemClock(), write=False) as stores:
+        assert state_of(stores, project)[1:] == whole[1:]
+
+
 def test_a_fresh_state_is_filled_as_event_by_event(shop: Path) -> None:
     project, told = emptied(shop), Told()
     with open_stores(project, None, clock=SystemClock(), write=True) as stores:
@@ -106,9 +129,11 @@ def test_a_fresh_state_is_filled_as_event_by_event(shop: Path) -> None:
 
 
 @pytest.mark.parametrize("effect", ["keyvalue.before_commit", "keyvalue.after_commit"])
+@pytest.mark.parametrize("rows", [1_000, 2_000_000])
 def test_a_first_fill_that_is_cut_off_anywhere_goes_on_to_the_same_bytes(
-    shop: Path, effect: str, monkeypatch: pytest.MonkeyPatch
+    shop: Path, effect: str, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    in_buckets(shop, rows)
     monkeypatch.setattr(bulk, "REVEALS_AT_ONCE", 500)
     whole, project, cut_off = filled(shop), loaded(shop), 0
     for hit in range(1, 100):
@@ -129,8 +154,12 @@ def test_a_first_fill_that_is_cut_off_anywhere_goes_on_to_the_same_bytes(
 
 @pytest.mark.parametrize("point", ["before_commit:kill:2", "after_commit:kill:3", "before_commit:kill:5"])
 def test_a_process_that_dies_in_its_first_fill_leaves_what_the_next_one_finishes(shop: Path, point: str) -> None:
+    in_buckets(shop, 1_000)
     whole, project = filled(shop), emptied(shop)
-    command, environment = [sys.executable, "-m", "headrace.cli", "backfill"], {**os.environ, VARIABLE: f"keyvalue.{point}"}
+    command, environment = (
+        [sys.executable, "-m", "headrace.cli", "backfill"],
+        {**os.environ, VARIABLE: f"keyvalue.{point}"},
+    )
     killed = subprocess.run([*command, "--json"], cwd=shop, env=environment, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     with open_stores(project, None, clock=SystemClock(), write=False) as stores:

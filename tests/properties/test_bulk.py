@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pytest
@@ -17,6 +18,7 @@ from headrace.features.aggregates import FOR_EVER
 from headrace.features.bulk import store_rows
 from headrace.features.plan import FeaturePlan, plan_features
 from headrace.features.repair import backfill
+from headrace.features.stock import Stock
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.sources.definition import SourceDefinition, definition_of
 from headrace.sources.record import Reveal
@@ -40,6 +42,7 @@ from tests.properties.test_oracle_windows import (
 from tests.properties.test_refilled import Prepared, Streamed, digest
 from tests.properties.test_snapshots import PLAN as COPIED
 from tests.properties.test_snapshots import Customers, Ranks, made, rankings
+from tests.stock import stock_of
 
 
 class Brief(hr.FeatureGroup, of=Orders, entity=Orders.shop):
@@ -104,10 +107,10 @@ def expire_to_the_moment(store: KeyValue, path: StreamPath, now: int) -> int:
     return dropped
 
 
-def fill(store: KeyValue, path: StreamPath, tables: Mapping[str, pa.Table], newest: int) -> None:
+def fill(store: KeyValue, path: StreamPath, stock: Stock, newest: int) -> None:
     for name in path.sources:
-        store_rows(store, path, name, tables[name], newest, lambda done: None)
-    backfill(store, path.groups, newest, lambda: tables, lambda done, total: None)
+        store_rows(store, path, name, stock, newest, lambda done: None)
+    backfill(store, path.groups, newest, lambda: stock, lambda done, total: None)
     with store.write() as transaction:
         access = transaction.access(DATABASE)
         path.whole(access)
@@ -128,8 +131,10 @@ def due_days(store: KeyValue) -> Iterator[tuple[bytes, int]]:
 
 @pytest.mark.parametrize("name", PLANS)
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**32), late=st.booleans())
-def test_what_comes_after_a_bulk_fill_ends_as_if_all_was_streamed(name: str, seed: int, late: bool) -> None:
+@given(seed=st.integers(0, 2**32), late=st.booleans(), buckets=st.booleans())
+def test_what_comes_after_a_bulk_fill_ends_as_if_all_was_streamed(
+    name: str, seed: int, late: bool, buckets: bool
+) -> None:
     random, plan = Random(seed), PLANS[name]
     log, path = log_of(plan, random), StreamPath([plan])
     if late:
@@ -139,13 +144,16 @@ def test_what_comes_after_a_bulk_fill_ends_as_if_all_was_streamed(name: str, see
         open_keyvalue("memory:", databases=[DATABASE]) as straight,
         open_keyvalue("memory:", databases=[DATABASE]) as filled,
         pytest.MonkeyPatch.context() as patched,
+        TemporaryDirectory() as folder,
     ):
         patched.setattr(bulk, "REVEALS_AT_ONCE", random.choice([1, 10, 20_000]))
         whole = Streamed(straight, log, path)
         whole.put(cut)
         whole.apply()
         expire_to_the_moment(straight, path, whole.newest())
-        fill(filled, path, tables_of(plan.sources, log[:cut]), whole.newest())
+        sources, tables = [state.definition for state in path.sources.values()], tables_of(plan.sources, log[:cut])
+        stock = stock_of(sources, path.groups, tables, whole.newest(), folder if buckets else None)
+        fill(filled, path, stock, whole.newest())
         assert rows_of(filled) == rows_of(straight)
         assert repaired(filled, plan, log) == repaired(straight, plan, log)
         days, rows = dict(due_days(filled)), rows_of(filled)
@@ -174,17 +182,18 @@ def test_rows_whose_time_is_over_are_left_out_and_others_not() -> None:
         whole.apply()
         dropped = expire_to_the_moment(store, path, whole.newest() + 2 * DAY)
         told: list[int] = []
-        table = tables_of(plan.sources, log)["Orders"]
-        assert store_rows(other, path, "Orders", table, whole.newest() + 2 * DAY, told.append) == len(rows_of(store))
+        later, tables = whole.newest() + 2 * DAY, tables_of(plan.sources, log)
+        stock = stock_of([path.sources["Orders"].definition], [], tables, later)
+        assert store_rows(other, path, "Orders", stock, later, told.append) == len(rows_of(store))
         assert dropped > 0 < len(rows_of(store)) and rows_of(other) == rows_of(store)
-        assert told[-1] == table.num_rows
+        assert told[-1] == tables["Orders"].num_rows
 
 
 @pytest.mark.parametrize("name", ["orders", "prices", "copies", "several"])
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**32), late=st.booleans())
+@given(seed=st.integers(0, 2**32), late=st.booleans(), buckets=st.booleans())
 def test_a_stream_that_goes_on_during_a_bulk_fill_is_neither_lost_nor_overwritten(
-    name: str, seed: int, late: bool
+    name: str, seed: int, late: bool, buckets: bool
 ) -> None:
     random, plan = Random(seed), PLANS[name]
     log, path = log_of(plan, random), StreamPath([plan])
@@ -196,6 +205,7 @@ def test_a_stream_that_goes_on_during_a_bulk_fill_is_neither_lost_nor_overwritte
         open_keyvalue("memory:", databases=[DATABASE]) as straight,
         open_keyvalue("memory:", databases=[DATABASE]) as filled,
         pytest.MonkeyPatch.context() as patched,
+        TemporaryDirectory() as folder,
     ):
         patched.setattr(bulk, "REVEALS_AT_ONCE", 5)
         patched.setattr(repair, "KEYS_AT_ONCE", 1)
@@ -206,22 +216,28 @@ def test_a_stream_that_goes_on_during_a_bulk_fill_is_neither_lost_nor_overwritte
         beside = Streamed(filled, log, path)
         beside.put(random.randrange(1, len(log)))
         beside.applied = random.randrange(len(beside.stored) + 1)  # what was applied before the store was emptied
-        tables = tables_of(plan.sources, beside.stored)
         newest = max(reveal.arrival for _, reveal in beside.stored)
+        sources = [state.definition for state in path.sources.values()]
+
+        def stored() -> Stock:
+            tables = tables_of(plan.sources, beside.stored)
+            return stock_of(sources, path.groups, tables, newest, folder if buckets else None)
+
+        stock = stored()
 
         def goes_on(*_: int) -> None:
             if random.random() < 0.3:
                 beside.put(random.randrange(6))
                 beside.apply()
 
-        def read() -> Mapping[str, pa.Table]:
+        def read() -> Stock:
             with filled.read() as snapshot:
                 alone = path.commits(snapshot.getter(DATABASE)) == 0
-            return tables if alone else tables_of(plan.sources, beside.stored)
+            return stock if alone else stored()
 
         goes_on()
         for source in path.sources:
-            store_rows(filled, path, source, tables[source], newest, goes_on)
+            store_rows(filled, path, source, stock, newest, goes_on)
         covered: list[str] = []
         backfill(filled, path.groups, newest, read, goes_on, lambda group: covered.append(group.hash))
         assert covered == [group.hash for group in path.groups]

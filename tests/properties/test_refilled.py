@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from random import Random
+from tempfile import TemporaryDirectory
 
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +14,7 @@ from headrace.features import repair
 from headrace.features.digest import state_digest
 from headrace.features.plan import FeaturePlan, plan_features
 from headrace.features.repair import backfill
+from headrace.features.stock import Stock
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.sources.definition import definition_of
 from headrace.sources.record import Reveal
@@ -36,6 +36,7 @@ from tests.properties.test_oracle_windows import (
     Sold,
     Till,
 )
+from tests.stock import stock_of
 
 Prepared = hr.precomputed(Prices, entity=Prices.shop, max_age="3d")
 GROUPS = {Shop: Orders, Placed: Orders, Till: Orders, Price: Prices, Prepared: Prices, Planned: Plans, Sold: Days}
@@ -80,8 +81,10 @@ def digest(store: KeyValue, plan: FeaturePlan) -> str:
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.__name__)
 @settings(max_examples=12, deadline=None)
-@given(seed=st.integers(0, 2**32), late=st.booleans())
-def test_a_group_filled_beside_a_stream_is_as_if_streamed(group: type[hr.FeatureGroup], seed: int, late: bool) -> None:
+@given(seed=st.integers(0, 2**32), late=st.booleans(), buckets=st.booleans())
+def test_a_group_filled_beside_a_stream_is_as_if_streamed(
+    group: type[hr.FeatureGroup], seed: int, late: bool, buckets: bool
+) -> None:
     random, source = Random(seed), GROUPS[group]
     log, plan = log_of(source, random), plan_features([group], "")
     if late:
@@ -91,7 +94,11 @@ def test_a_group_filled_beside_a_stream_is_as_if_streamed(group: type[hr.Feature
         whole.put(len(log))
         whole.apply()
         wanted = digest(straight, plan)
-    with open_keyvalue("memory:", databases=[DATABASE]) as store, pytest.MonkeyPatch.context() as patched:
+    with (
+        open_keyvalue("memory:", databases=[DATABASE]) as store,
+        pytest.MonkeyPatch.context() as patched,
+        TemporaryDirectory() as folder,
+    ):
         patched.setattr(repair, "KEYS_AT_ONCE", 1)
         beside = Streamed(store, log, StreamPath([plan]))
         for path in (StreamPath([plan]), StreamPath([plan_rows(source)])):  # then the group was left out for a while
@@ -100,21 +107,25 @@ def test_a_group_filled_beside_a_stream_is_as_if_streamed(group: type[hr.Feature
             beside.apply()
         beside.path = StreamPath([plan])
 
-        def read() -> Mapping[str, pa.Table]:
+        def read() -> Stock:
             beside.put(random.randrange(20))
             beside.apply()
             beside.put(random.randrange(5))  # stored, and not applied yet
-            return {source.__name__: batch_of(definition_of(source), [reveal for _, reveal in beside.stored]).table}
+            defined = definition_of(source)
+            table = batch_of(defined, [reveal for _, reveal in beside.stored]).table
+            return stock_of([defined], plan.groups, {source.__name__: table}, newest, folder if buckets else None)
 
         def told(done: int, total: int) -> None:
             beside.put(random.randrange(15))
             beside.apply()
 
-        backfill(store, plan.groups, beside.newest(), read, told)
+        newest = beside.newest()
+        backfill(store, plan.groups, newest, read, told)
         beside.put(len(log))
         beside.apply()
         assert digest(store, plan) == wanted
-        backfill(store, plan.groups, beside.newest(), read, told)
+        newest = beside.newest()
+        backfill(store, plan.groups, newest, read, told)
         assert digest(store, plan) == wanted
 
 

@@ -37,6 +37,7 @@ from headrace.sources.record import Reveal
 from headrace.sources.run import batch_of
 from headrace.storage.keyvalue import KeyValue, open_keyvalue
 from headrace.testing.oracle import parity
+from tests.stock import stock_of
 
 START = int(Instant.parse("2024-03-29T00:00:00Z"))  # clocks in Paris go forward on the 31st
 KEYS = ("a", "b", "c", "d")
@@ -222,7 +223,13 @@ def test_state_is_the_same_in_any_order_again_in_parts_and_filled_from_history(s
         newest = max(reveal.arrival for _, reveal in log)
         with store.write() as transaction:
             StreamPath([PLAN]).commit(transaction.access(DATABASE), newest, {})
-        backfill(store, PLAN.groups, newest, lambda: tables_of(log), lambda done, total: None)
+        backfill(
+            store,
+            PLAN.groups,
+            newest,
+            lambda: stock_of(PLAN.sources, PLAN.groups, tables_of(log), newest),
+            lambda done, total: None,
+        )
         with store.read() as snapshot:
             digests.add((state_digest(snapshot, PLAN), *(v for k, v in snapshot.items(DATABASE, b"S"))))
     assert len(digests) == 1

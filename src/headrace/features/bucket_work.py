@@ -15,7 +15,7 @@ from headrace.core.identity import row_hash, text_id
 from headrace.engines import Tables
 from headrace.features.aggregates import Feature
 from headrace.features.equal import equal_rows
-from headrace.features.history import History, Ints, row_prefix
+from headrace.features.history import NEVER, History, Ints, row_prefix
 from headrace.features.lane_plan import LanePlan
 from headrace.features.offline import answers, lane_versions, tells_texts
 from headrace.features.past import RowsAsked, keys_of, rows_of
@@ -32,16 +32,20 @@ T, LABEL, SEEN = "#t", "#label", "#seen"
 
 @dataclass(frozen=True)
 class Unfold:
-    """Turn a bucket of a source's reveals into the events of some lanes, a table for each."""
+    """Turn a bucket of a source's reveals into the events of some lanes, a table for each.
+
+    With `living` only those are there that hold at the end, with all their texts.
+    """
 
     source: SourceDefinition
     lanes: tuple[LanePlan, ...]
     as_of: int
+    living: bool = False
 
     def __call__(self, tables: Tables) -> list[pa.Table]:
         """Return the events."""
         history = History.build(self.source, tables[0], self.as_of, threads=1)
-        return [_events_table(lane, history) for lane in self.lanes]
+        return [_events_table(lane, history, self.living) for lane in self.lanes]
 
 
 @dataclass(frozen=True)
@@ -125,8 +129,11 @@ def _first_told(history: History) -> Ints:
     return np.minimum.reduceat(places, history.starts)
 
 
-def _events_table(lane: LanePlan, history: History) -> pa.Table:
+def _events_table(lane: LanePlan, history: History, living: bool) -> pa.Table:
     events, keys, kept = lane_versions(lane, history)
+    if living and (events.until != NEVER).any():
+        held = np.flatnonzero(events.until == NEVER)
+        events, kept = LaneEvents(*(column[held] for column in vars(events).values())), kept[held]
     columns = {
         "key": keys.take(pa.array(events.key)),
         "moment": pa.array(events.moment),
@@ -136,20 +143,21 @@ def _events_table(lane: LanePlan, history: History) -> pa.Table:
     }
     for i in range(len(lane.lane.values)):
         columns[f"v{i}"] = pa.array(events.words[:, i], mask=events.nulls[:, i])
-    for i in _text_places(lane):
+    for i in _text_places(lane, every=living):
         value = lane.values[i]
         texts = on_table(value, history.read(columns_of(value))[0]).combine_chunks()
         columns[f"x{i}"] = texts.cast(pa.string()).take(pa.array(kept))
     return pa.table(columns)
 
 
-def _text_places(lane: LanePlan) -> list[int]:
-    """Return which of a lane's values are texts that someone reads."""
+def _text_places(lane: LanePlan, *, every: bool = False) -> list[int]:
+    """Return which of a lane's values are texts that someone reads, or which are texts at all."""
     places = [i for i, kind in enumerate(lane.lane.values) if kind is ValueType.REF]
-    return places if tells_texts(lane) else []
+    return places if every or tells_texts(lane) else []
 
 
-def _events(lane: LanePlan, stored: pa.Table, key: Ints) -> LaneEvents:
+def stored_events(lane: LanePlan, stored: pa.Table, key: Ints) -> LaneEvents:
+    """Return a bucket's events of keys by their numbers, without their rows' hashes."""
     columns = [stored[f"v{i}"].combine_chunks() for i in range(len(lane.lane.values))]
     shape = (len(key), len(columns))
     words, nulls = np.zeros(shape, np.int64), np.zeros(shape, bool)
@@ -157,8 +165,12 @@ def _events(lane: LanePlan, stored: pa.Table, key: Ints) -> LaneEvents:
         words[:, i] = pc.fill_null(column, 0).to_numpy(zero_copy_only=False)
         nulls[:, i] = column.is_null().to_numpy(zero_copy_only=False)
     moment, arrival, until = (stored[name].to_numpy() for name in ("moment", "arrival", "until"))
-    events = LaneEvents(key, moment, arrival, until, np.zeros(len(key), np.int64), words, nulls)
-    tied, prefix = equal_rows(key, moment, arrival), row_prefix(lane.source.name)
+    return LaneEvents(key, moment, arrival, until, np.zeros(len(key), np.int64), words, nulls)
+
+
+def _events(lane: LanePlan, stored: pa.Table, key: Ints) -> LaneEvents:
+    events = stored_events(lane, stored, key)
+    tied, prefix = equal_rows(key, events.moment, events.arrival), row_prefix(lane.source.name)
     rows = stored["row"].take(pa.array(tied)).to_pylist()
     events.row[tied] = [row_hash(prefix + row) for row in rows]
     return events

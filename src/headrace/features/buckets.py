@@ -139,6 +139,7 @@ class BucketedPast:
         folder: an empty folder; the caller removes it.
         bucket_rows: how many reveals a bucket should hold; it bounds memory.
         told: is told how far each step has come.
+        living: hold of lanes only the events that hold at `as_of`, for who stores them; then nothing can be asked.
     """
 
     def __init__(
@@ -152,11 +153,13 @@ class BucketedPast:
         folder: Path,
         bucket_rows: int,
         told: Told | None = None,
+        living: bool = False,
     ) -> None:
-        self.as_of, self.engine, self.folder, self.told = as_of, engine, folder, told
+        self.as_of, self.engine, self.folder, self.told, self.living = as_of, engine, folder, told, living
         self.count = buckets_for(reveals, engine, bucket_rows)
         dated = {lane.source.name for lane in lanes if lane.dated}
         self.copies: dict[str, Copies] = {}
+        self.newest: dict[str, int] = {}
         self.reveals = {s.name: self._deal(s, reveals[s.name], bucket_rows, dated=s.name in dated) for s in sources}
         self.lanes: dict[LanePlan, tuple[LanePlan, Shuffle]] = {}
         for source in sources:
@@ -172,6 +175,9 @@ class BucketedPast:
             numbered = numbered.filter(pc.less_equal(numbered[ARRIVAL], self.as_of))
             if dated:
                 copies.append(Copies.of(source, numbered))
+            newest = pc.max(numbered[ARRIVAL]).as_py()
+            if newest is not None:
+                self.newest[source.name] = max(newest, self.newest.get(source.name, newest))
             found.add(numbered, hashes_of(numbered[ROW_ID].to_pylist()) % self.count)
         if dated:
             self.copies[source.name] = Copies.joined(copies)
@@ -182,7 +188,7 @@ class BucketedPast:
             return
         plain, stored = [bare_lane(lane) for lane in lanes], self.reveals[source.name].opened()
         shuffles = [Shuffle(self.folder / f"{source.name}-{i}", self.count) for i in range(len(lanes))]
-        work = Unfold(bare_source(source), tuple(plain), self.as_of)
+        work = Unfold(bare_source(source), tuple(plain), self.as_of, self.living)
         for tables in self._run(work, f"events of {source.name}", lambda place: [stored(place)]):
             for shuffle, table in zip(shuffles, tables, strict=True):
                 encoded = table["key"].combine_chunks().dictionary_encode()

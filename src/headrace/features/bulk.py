@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from headrace.features.aggregates import FOR_EVER
 from headrace.features.history import History, Ints
 from headrace.features.snapshots import note_copies
+from headrace.features.stock import Stock
 from headrace.features.stream import DATABASE, SourceState, StreamPath, due_key
 from headrace.sources.record import ROW_ID, Reveal, RevealBatch
 from headrace.storage.keyvalue import KeyValue, Transaction
@@ -20,27 +21,28 @@ REVEALS_AT_ONCE = 20_000  # to a commit
 
 
 def store_rows(
-    store: KeyValue, path: StreamPath, source: str, reveals: pa.Table, newest: int, told: Callable[[int], None]
+    store: KeyValue, path: StreamPath, source: str, stock: Stock, newest: int, told: Callable[[int], None]
 ) -> int:
-    """Store a source's rows as the reveals leave them that had arrived by `newest`; return how many there are.
+    """Store a source's rows as the reveals leave them, none of which arrived after `newest`; return how many there are.
 
     Rows whose time was over by then are left out. Nothing of a row goes to lanes; but where a stream has stored it before,
     its reveals are applied to it one by one, as if they came late. `told(done)` is called as it goes on, with reveals.
     """
-    state = path.sources[source]
-    history = History.build(state.definition, reveals, newest)
-    if state.copy is not None and len(history):
-        with store.write() as transaction:
-            arrival, moments = int(history.arrival.max()), history.copies.moments.tolist()
-            note_copies(transaction.access(DATABASE), source, arrival, moments)
-    rows, stored, done = kept_rows(state, history, newest), 0, 0
-    for part in _parts(history, rows):
-        found = list(_revealed(state, history, part))
-        with store.write() as transaction:
-            stored += _put(transaction, path, state, found, newest)
-        done += len(part)
-        told(len(history) * done // len(rows))
-    told(len(history))
+    state, stored, done = path.sources[source], 0, 0
+    for history in stock.histories(state.definition):
+        if state.copy is not None and len(history):
+            with store.write() as transaction:
+                arrival, moments = int(history.arrival.max()), history.copies.moments.tolist()
+                note_copies(transaction.access(DATABASE), source, arrival, moments)
+        rows, passed = kept_rows(state, history, newest), 0
+        for part in _parts(history, rows):
+            found = list(_revealed(state, history, part))
+            with store.write() as transaction:
+                stored += _put(transaction, path, state, found, newest)
+            passed += len(part)
+            told(done + len(history) * passed // len(rows))
+        done += len(history)
+        told(done)
     return stored
 
 

@@ -88,8 +88,11 @@ class History:
 
     def row_hashes(self, versions: Ints) -> Ints:
         """Return the tie-breaking hash of the row of each of some versions, the same as the stream's."""
-        ids = self.table[ROW_ID].take(pa.array(self.order[self.first[versions]]))
-        return hashed_ids(row_prefix(self.source.name), ids)
+        return hashed_ids(row_prefix(self.source.name), self.row_ids(versions))
+
+    def row_ids(self, versions: Ints) -> pa.ChunkedArray:
+        """Return the ids of the rows that some versions are of."""
+        return self.table[ROW_ID].take(pa.array(self.order[versions]))
 
     def origin(self, column: Column[Any]) -> Ints:
         """Return, for each version, the place of the reveal that states the column's value; -1 if none has."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import orjson
@@ -15,14 +18,18 @@ import pyarrow.compute as pc
 from headrace.core.errors import Conflict, UsageError, did_you_mean
 from headrace.core.failpoints import reach
 from headrace.core.time import Clock, SystemClock
+from headrace.engines.local import LocalEngine
+from headrace.features.buckets import BucketedPast
 from headrace.features.bulk import store_rows
 from headrace.features.digest import state_digest
 from headrace.features.lane_plan import GroupPlan
 from headrace.features.repair import backfill, repair
+from headrace.features.stock import BucketedStock, Stock, WholeStock
 from headrace.features.stream import COVERED, DATABASE, StreamPath
 from headrace.pipelines.graph import group_hashes
 from headrace.pipelines.project import Project
-from headrace.pipelines.reveals import ensure_there, read_reveals, read_source, reveals_table
+from headrace.pipelines.reveals import ensure_there, extent_of, read_reveals, read_source, reveals_table, stream_reveals
+from headrace.pipelines.spread import work_folder
 from headrace.pipelines.stores import (
     CONTROL,
     REBUILD,
@@ -107,8 +114,13 @@ class Materializer:
 
     def fill(self, groups: Sequence[GroupPlan]) -> int:
         """Fill groups from history and note that they are whole; return how many keys they have."""
-        told = partial(self.progress.step, "new features")
-        keys = backfill(self.stores.online, groups, self.newest(), self._reveals, told)
+        told, newest = partial(self.progress.step, "new features"), self.newest()
+        with ExitStack() as held:
+
+            def read() -> Stock:
+                return held.enter_context(self._stock("new features", groups, newest))
+
+            keys = backfill(self.stores.online, groups, newest, read, told)
         with self.stores.online.write() as transaction:
             self.path.cover(transaction)
         return keys
@@ -205,39 +217,85 @@ class Materializer:
 
         A stream may go on meanwhile: what it applied is neither lost nor overwritten, as `store_rows` and `backfill` say.
         """
-        began = time.perf_counter()
-        for source in self.project.plan.sources:
-            ensure_there(self.stores.tables, source)
-        way = self._begun()
-        tables = {name: self._at(name, version, fresh) for name, version in way["versions"].items()}
-        total = sum(table.num_rows for table in tables.values())
-        newest = max([0, *(pc.max(table[ARRIVAL]).as_py() for table in tables.values() if table.num_rows)])
-        rows, done = sum(tables[name].num_rows for name in self.path.sources), 0
-        for name in self.path.sources:
-            if name not in way["rows"]:
-                told = partial(self._told, step, began, f"rows of {name}", done, rows)
-                store_rows(self.stores.online, self.path, name, tables[name], newest, told)
-                self._go_on(way, "rows", name)
-            done += tables[name].num_rows
-
-        def read() -> Mapping[str, pa.Table]:
-            with self.stores.online.read() as snapshot:
-                alone = StreamPath.commits(snapshot.getter(DATABASE)) == 0
-            return tables if alone else self._reveals()  # a stream may have applied what came to the tables later
-
-        def told_of_lanes(done: int, total: int) -> None:
-            self._told(step, began, "windows", 0, total, done)
-
+        began, way = time.perf_counter(), self._begun_from_all()
+        extents = {n: extent_of(self.stores.tables, self.sources[n], version) for n, version in way["versions"].items()}
+        total, newest = sum(rows for rows, _ in extents.values()), max([0, *(newest for _, newest in extents.values())])
         groups = [group for group in self.path.groups if group.hash not in way["groups"]]
-        noted = partial(self._covered, way)
-        keys = backfill(self.stores.online, groups, newest, read, told_of_lanes, noted) if groups else 0
+        with ExitStack() as held:
+            stock = held.enter_context(self._stock(step, groups, newest, way["versions"], fresh))
+            rows, done = sum(extents[name][0] for name in self.path.sources), 0
+            for name in self.path.sources:
+                if name not in way["rows"]:
+                    told = partial(self._told, step, began, f"rows of {name}", done, rows)
+                    store_rows(self.stores.online, self.path, name, stock, newest, told)
+                    self._go_on(way, "rows", name)
+                done += extents[name][0]
+
+            def read() -> Stock:
+                with self.stores.online.read() as snapshot:
+                    alone = StreamPath.commits(snapshot.getter(DATABASE)) == 0
+                # A stream may have applied what came to the tables later.
+                return stock if alone else held.enter_context(self._stock(step, groups, newest))
+
+            def told_of_lanes(done: int, total: int) -> None:
+                self._told(step, began, "windows", 0, total, done)
+
+            noted = partial(self._covered, way)
+            keys = backfill(self.stores.online, groups, newest, read, told_of_lanes, noted) if groups else 0
         self._end(way, newest, total)
         found = Materialized(total, keys, tuple(g.definition.name for g in groups), self.newest(), total)
         self.record(found, time.perf_counter() - began)
         return found
 
-    def _at(self, name: str, version: int, fresh: Mapping[str, Fresh]) -> pa.Table:
-        """Return what a source's table held at a version."""
+    @contextmanager
+    def _stock(
+        self,
+        step: str,
+        groups: Sequence[GroupPlan],
+        newest: int,
+        versions: Mapping[str, int] | None = None,
+        fresh: Mapping[str, Fresh] | None = None,
+    ) -> Iterator[Stock]:
+        """Give what the tables say up to `newest`: from memory, or from files where a source has more than a bucket's rows.
+
+        With `versions` of all streamed sources, as they were then and for rows too; else of the groups' sources alone.
+        """
+        lanes = [lane for group in groups for lane in group.lanes]
+        names = list(self.path.sources if versions is not None else dict.fromkeys(lane.source.name for lane in lanes))
+        sources, engines = [self.sources[name] for name in names], self.project.settings.engines
+        streamed = stream_reveals(self.stores.tables, sources, versions)
+        if max((each.rows for each in streamed.values()), default=0) <= engines.bucket_rows:
+            asked = {name: None if versions is None else versions[name] for name in names}
+            tables = {name: self._at(name, version, fresh or {}) for name, version in asked.items()}
+            yield WholeStock(sources, tables, newest)
+            return
+
+        def told(what: str, done: int, total: int) -> None:
+            self.progress.step(step, done, total, f"sorting {what}")
+
+        with TemporaryDirectory(prefix="filling-", dir=work_folder(self.project, self.stores)) as folder:
+            yield BucketedStock(
+                BucketedPast(
+                    sources,
+                    lanes,
+                    streamed,
+                    as_of=newest,
+                    engine=LocalEngine(),
+                    folder=Path(folder),
+                    bucket_rows=engines.bucket_rows,
+                    told=told,
+                    living=True,
+                )
+            )
+
+    def _begun_from_all(self) -> dict[str, Any]:
+        """Make sure that every source has a table, then return how far the store is filled."""
+        for source in self.project.plan.sources:
+            ensure_there(self.stores.tables, source)
+        return self._begun()
+
+    def _at(self, name: str, version: int | None, fresh: Mapping[str, Fresh]) -> pa.Table:
+        """Return what a source's table held at a version, the newest if None."""
         new = fresh.get(name)
         if new is not None and new.before is None and new.version == version:
             return new.table

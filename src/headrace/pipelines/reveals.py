@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from headrace.core.errors import DataError, SchemaConflict
 from headrace.core.expressions import Column
@@ -121,6 +122,19 @@ def _pieces(tables: Tables, source: SourceDefinition, version: int | None) -> It
     yield reveal_schema(source).empty_table()
     for piece in tables.scan(reveals_table(source.name), version=version):
         yield _as_declared(source, piece)
+
+
+def extent_of(tables: Tables, source: SourceDefinition, version: int) -> tuple[int, int]:
+    """Return how many reveals a source's table has at a version, and the newest arrival, 0 if there is none.
+
+    Raises:
+        DataError, SchemaConflict: as `read_source`.
+    """
+    ensure_there(tables, source)
+    rows = newest = 0
+    for piece in tables.scan(reveals_table(source.name), columns=[ARRIVAL], version=version):
+        rows, newest = rows + piece.num_rows, max(newest, pc.max(piece[ARRIVAL]).as_py() or 0)
+    return rows, newest
 
 
 def count_known(tables: Tables, source: str, as_of: int, *, version: int) -> int:

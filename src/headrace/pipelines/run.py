@@ -181,6 +181,7 @@ class _Run:
             now = int(self.clock.now())
             for loaded in iter_loads(source, self.project.settings, self.project.folder, now=now, seen=book.seen):
                 self.accept(source, loaded, gatekeeper, book, done)
+                self.progress.step("ingest and validate", place, total, f"{source.name}, {done.rows:,} rows")
         except SchemaChanged as error:
             verdict = gatekeeper.validators[source.name].stopped_by(error, int(self.clock.now()))
             self.stores.ledger.append([Entry("verdict", source.name, {"where": "run", **verdict.to_dict()})])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -10,10 +9,9 @@ from pathlib import Path
 from headrace.engines import check_engine, open_engine
 from headrace.features.buckets import Spread
 from headrace.pipelines.project import Project
-from headrace.pipelines.stores import Stores
+from headrace.pipelines.stores import WORK, Stores
 from headrace.pipelines.view import Progress
 
-WORK = "work"
 OpenSpread = Callable[[], AbstractContextManager[Spread]]
 
 
@@ -35,11 +33,7 @@ def spread_of(project: Project, stores: Stores, progress: Progress, *, engine: s
     @contextmanager
     def opened() -> Iterator[Spread]:
         with open_engine(url, retries=settings.retries) as found:
-            folder = stores.state.folder(WORK) if settings.work is None else project.folder / settings.work
-            if settings.work is None:
-                _clear(folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            yield Spread(found, folder, settings.bucket_rows, told)
+            yield Spread(found, work_folder(project, stores), settings.bucket_rows, told)
 
     def told(what: str, done: int, total: int) -> None:
         progress.step("training set", done, total, what)
@@ -47,7 +41,9 @@ def spread_of(project: Project, stores: Stores, progress: Progress, *, engine: s
     return opened
 
 
-def _clear(folder: Path) -> None:
-    """Remove what a killed process left; the state folder's lock says that no other is at work."""
-    for left in folder.iterdir():
-        shutil.rmtree(left)
+def work_folder(project: Project, stores: Stores) -> Path:
+    """Return the folder for files that are there only while something is computed: the settings' or the state's."""
+    work = project.settings.engines.work
+    folder = stores.state.folder(WORK) if work is None else project.folder / work
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

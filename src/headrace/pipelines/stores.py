@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from headrace.storage.tables import Commit, Tables, open_tables
 CONTROL = "control"
 DATABASES = (DATABASE, CONTROL)
 PREDICTIONS = "predictions"
+WORK = "work"  # files that are there only while something is computed
 SAFE = "renewing"
 APPLIED = b"Mapplied"  # in the features' database, so that one read gets it with the features
 APART = b"Mapart"  # of a source: spans of applied versions, while some between them are missing
@@ -147,6 +149,8 @@ def open_stores(
     with ExitStack() as stack:
         path = state_path(project, state)
         folder = stack.enter_context(StateFolder.open(path, clock=clock, write=write and alone, create=create))
+        if write and alone and (folder.path / WORK).exists():
+            shutil.rmtree(folder.path / WORK)  # of a killed process: the lock says that no other is at work
         urls = project.settings.stores
         ledger = open_ledger(urls.ledger or folder.url("ledger"), clock=clock, read_only=not (write or note))
         stack.enter_context(ledger)

@@ -17,12 +17,14 @@ from headrace.features.online import OnlineFeatures
 from headrace.features.plan import plan_features
 from headrace.features.record import REBUILD
 from headrace.features.repair import backfill, repair
+from headrace.features.stock import Stock
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.sources.definition import definition_of
 from headrace.sources.plan import reveal_of
 from headrace.sources.record import ARRIVAL, Reveal
 from headrace.sources.run import batch_of
 from headrace.storage.keyvalue import KeyValue, open_keyvalue
+from tests.stock import stock_of
 
 HOURS, TAKEN_BACK = 400, 150
 
@@ -118,6 +120,10 @@ def corrected(number: int, level: float, arrival: int) -> list[Reveal]:
     return reveal_of(SOURCE, event)
 
 
+def stock(table: pa.Table, newest: int) -> Stock:
+    return stock_of([SOURCE], PLAN.groups, {"Readings": table}, newest)
+
+
 def as_offline(store: KeyValue, found: list[Reveal], t: int) -> None:
     """Compare every meter's features with history."""
     table = batch_of(SOURCE, found).table
@@ -134,7 +140,7 @@ def test_a_row_of_a_filled_group_can_be_corrected(store: KeyValue) -> None:
     """What was filled from history carries its row's identity, else its correction would stand beside it."""
     known = reveals()
     newest = max(r.arrival for r in known)
-    backfill(store, PLAN.groups, newest, lambda: {"Readings": batch_of(SOURCE, known).table}, lambda done, total: None)
+    backfill(store, PLAN.groups, newest, lambda: stock(batch_of(SOURCE, known).table, newest), lambda done, total: None)
     t = newest + HOUR
     known += corrected(HOURS - 2, -5.0, t) + corrected(HOURS - 1, -7.0, t)
     with store.write() as transaction:
@@ -163,14 +169,14 @@ def test_a_backfill_never_overwrites_what_a_stream_applied_meanwhile(store: KeyV
     def told(done: int, total: int) -> None:
         apply(later[20:])
 
-    def read() -> dict[str, pa.Table]:
+    def read() -> Stock:
         apply(later[:20])
-        return {"Readings": table}
+        return stock(table, newest)
 
     backfill(store, PLAN.groups, newest, read, told)
     as_offline(store, [*before, *later], newest + HOUR)
     whole = batch_of(SOURCE, [*before, *later]).table  # what is applied was stored before
-    backfill(store, PLAN.groups, newest, lambda: {"Readings": whole}, lambda done, total: None)
+    backfill(store, PLAN.groups, newest, lambda: stock(whole, newest), lambda done, total: None)
     as_offline(store, [*before, *later], newest + HOUR)
 
 
@@ -184,7 +190,9 @@ def test_a_filled_group_holds_the_bytes_that_the_stream_would_have_left(rows: in
         with open_keyvalue("memory:", databases=[DATABASE]) as opened:
             path = StreamPath([PLAN])
             if filled:
-                assert backfill(opened, PLAN.groups, newest, lambda: {"Readings": table}, lambda done, total: None) == 2
+                assert (
+                    backfill(opened, PLAN.groups, newest, lambda: stock(table, newest), lambda done, total: None) == 2
+                )
             else:
                 living = {(r.row_id, r.places): r for r in found}
                 with opened.write() as transaction:
