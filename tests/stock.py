@@ -13,6 +13,7 @@ from headrace.features.buckets import BucketedPast
 from headrace.features.lane_plan import GroupPlan
 from headrace.features.stock import BucketedStock, Stock, WholeStock
 from headrace.sources.definition import SourceDefinition
+from headrace.sources.record import ROW_ID
 
 
 def stock_of(
@@ -37,5 +38,6 @@ def stock_of(
             folder=Path(mkdtemp(dir=folder)),
             bucket_rows=bucket_rows,
             living=True,
+            samples={name: sorted(table[ROW_ID].to_pylist())[::5] for name, table in tables.items()},
         )
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
@@ -21,7 +22,7 @@ from headrace.features.repair import backfill
 from headrace.features.stock import Stock
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.sources.definition import SourceDefinition, definition_of
-from headrace.sources.record import Reveal
+from headrace.sources.record import ROW_ID, Reveal
 from headrace.sources.run import batch_of
 from headrace.storage.keyvalue import KeyValue, open_keyvalue
 from headrace.testing.oracle import made_log
@@ -249,3 +250,13 @@ def test_a_stream_that_goes_on_during_a_bulk_fill_is_neither_lost_nor_overwritte
         beside.apply()
         assert rows_of(filled) == rows_of(straight)
         assert repaired(filled, plan, log) == repaired(straight, plan, log)
+
+
+def test_pieces_of_rows_follow_each_other_so_that_a_store_is_written_in_the_order_of_its_keys(tmp_path: Path) -> None:
+    plan = PLANS["orders"]
+    log, source = log_of(plan, Random(3)), plan.sources[0]
+    tables = tables_of(plan.sources, log)
+    stock = stock_of([source], [], tables, 2**62, tmp_path)
+    parts = [sorted(set(history.table[ROW_ID].to_pylist())) for history in stock.histories(source)]
+    assert len(parts) == stock.pieces > 2 and sum(map(bool, parts)) > 2
+    assert [row for part in parts for row in part] == sorted(set(tables[source.name][ROW_ID].to_pylist()))

@@ -8,6 +8,7 @@ scans each bucket's keys. A key is never cut, so the results are those of one bu
 from __future__ import annotations
 
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -140,6 +141,7 @@ class BucketedPast:
         bucket_rows: how many reveals a bucket should hold; it bounds memory.
         told: is told how far each step has come.
         living: hold of lanes only the events that hold at `as_of`, for who stores them; then nothing can be asked.
+        samples: some of a source's row ids, in order: its buckets are then ranges of ids, one behind the other.
     """
 
     def __init__(
@@ -154,9 +156,10 @@ class BucketedPast:
         bucket_rows: int,
         told: Told | None = None,
         living: bool = False,
+        samples: Mapping[str, Sequence[bytes]] | None = None,
     ) -> None:
         self.as_of, self.engine, self.folder, self.told, self.living = as_of, engine, folder, told, living
-        self.count = buckets_for(reveals, engine, bucket_rows)
+        self.count, self.samples = buckets_for(reveals, engine, bucket_rows), samples or {}
         dated = {lane.source.name for lane in lanes if lane.dated}
         self.copies: dict[str, Copies] = {}
         self.newest: dict[str, int] = {}
@@ -167,7 +170,7 @@ class BucketedPast:
             self._unfold(source, list(dict.fromkeys(mine)))
 
     def _deal(self, source: SourceDefinition, reveals: Reveals, at_once: int, *, dated: bool) -> Shuffle:
-        found, place = Shuffle(self.folder / source.name, self.count), 0
+        found, place, number = Shuffle(self.folder / source.name, self.count), 0, self._dealer(source.name)
         copies: list[Copies] = []
         for table in _pieces(reveals, min(at_once, max(DEALT, -(-_rows(reveals) // PARTS)))):
             numbered = table.append_column(PLACE, pa.array(np.arange(place, place + table.num_rows)))
@@ -178,10 +181,18 @@ class BucketedPast:
             newest = pc.max(numbered[ARRIVAL]).as_py()
             if newest is not None:
                 self.newest[source.name] = max(newest, self.newest.get(source.name, newest))
-            found.add(numbered, hashes_of(numbered[ROW_ID].to_pylist()) % self.count)
+            found.add(numbered, number(numbered[ROW_ID].to_pylist()))
         if dated:
             self.copies[source.name] = Copies.joined(copies)
         return found
+
+    def _dealer(self, source: str) -> Callable[[Sequence[bytes]], Ints]:
+        """Return what numbers the buckets of some row ids."""
+        sample = self.samples.get(source)
+        if sample is None:
+            return lambda ids: hashes_of(ids) % self.count
+        cuts = [sample[len(sample) * i // self.count] for i in range(1, self.count)] if sample else []
+        return lambda ids: np.fromiter((bisect_right(cuts, row) for row in ids), np.int64, len(ids))
 
     def _unfold(self, source: SourceDefinition, lanes: Sequence[LanePlan]) -> None:
         if not lanes:

@@ -28,7 +28,15 @@ from headrace.features.stock import BucketedStock, Stock, WholeStock
 from headrace.features.stream import COVERED, DATABASE, StreamPath
 from headrace.pipelines.graph import group_hashes
 from headrace.pipelines.project import Project
-from headrace.pipelines.reveals import ensure_there, extent_of, read_reveals, read_source, reveals_table, stream_reveals
+from headrace.pipelines.reveals import (
+    ensure_there,
+    extent_of,
+    read_reveals,
+    read_source,
+    reveals_table,
+    sample_ids,
+    stream_reveals,
+)
 from headrace.pipelines.spread import work_folder
 from headrace.pipelines.stores import (
     CONTROL,
@@ -46,6 +54,7 @@ from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, RevealBatch
 from headrace.storage.keyvalue import Transaction, drop_rows
 from headrace.storage.ledger import Entry
 
+SAMPLED = 1_000  # row ids of a bucket of rows, by which large tables are cut into ranges
 APPLY_AT_ONCE = 10_000  # reveals to a commit of the online store
 MATERIALIZED = "materialized"
 
@@ -264,8 +273,8 @@ class Materializer:
         names = list(self.path.sources if versions is not None else dict.fromkeys(lane.source.name for lane in lanes))
         sources, engines = [self.sources[name] for name in names], self.project.settings.engines
         streamed = stream_reveals(self.stores.tables, sources, versions)
+        asked = {name: None if versions is None else versions[name] for name in names}
         if max((each.rows for each in streamed.values()), default=0) <= engines.bucket_rows:
-            asked = {name: None if versions is None else versions[name] for name in names}
             tables = {name: self._at(name, version, fresh or {}) for name, version in asked.items()}
             yield WholeStock(sources, tables, newest)
             return
@@ -273,6 +282,8 @@ class Materializer:
         def told(what: str, done: int, total: int) -> None:
             self.progress.step(step, done, total, f"sorting {what}")
 
+        one_of = max(engines.bucket_rows // SAMPLED, 1)
+        ids = {name: sample_ids(self.stores.tables, name, version, one_of=one_of) for name, version in asked.items()}
         with TemporaryDirectory(prefix="filling-", dir=work_folder(self.project, self.stores)) as folder:
             yield BucketedStock(
                 BucketedPast(
@@ -285,6 +296,7 @@ class Materializer:
                     bucket_rows=engines.bucket_rows,
                     told=told,
                     living=True,
+                    samples=ids,
                 )
             )
 

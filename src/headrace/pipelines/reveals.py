@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -135,6 +136,16 @@ def extent_of(tables: Tables, source: SourceDefinition, version: int) -> tuple[i
     for piece in tables.scan(reveals_table(source.name), columns=[ARRIVAL], version=version):
         rows, newest = rows + piece.num_rows, max(newest, pc.max(piece[ARRIVAL]).as_py() or 0)
     return rows, newest
+
+
+def sample_ids(tables: Tables, source: str, version: int | None, *, one_of: int) -> list[bytes]:
+    """Return one of so many row ids of a source's reveals, as they stand in its table, in the order of the ids."""
+    found: list[bytes] = []
+    passed = 0
+    for piece in tables.scan(reveals_table(source), columns=[ROW_ID], version=version):
+        found += piece[ROW_ID].take(pa.array(np.arange(-passed % one_of, piece.num_rows, one_of))).to_pylist()
+        passed += piece.num_rows
+    return sorted(found)
 
 
 def count_known(tables: Tables, source: str, as_of: int, *, version: int) -> int:
