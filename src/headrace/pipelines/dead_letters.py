@@ -17,8 +17,9 @@ from headrace.core.settings import SourceSettings
 from headrace.core.time import Clock, Instant, SystemClock
 from headrace.pipelines.baselines import load_baselines
 from headrace.pipelines.gatekeeper import QUARANTINE, Gatekeeper, broken_rows
-from headrace.pipelines.ingest import ingest_reveals, without_known
+from headrace.pipelines.ingest import ingest_reveals
 from headrace.pipelines.project import Project
+from headrace.pipelines.reveals import without_known
 from headrace.pipelines.stores import Stores, open_stores
 from headrace.pipelines.view import Table, View
 from headrace.sources.casts import NaiveTimestamps, cast_text

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from headrace.core.errors import DataError
 from headrace.pipelines.project import Project
-from headrace.pipelines.reveals import append_reveals, ensure_grown, read_source, reveals_table
+from headrace.pipelines.reveals import append_reveals, ensure_grown, read_source, reveals_of_rows, reveals_table
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, RevealBatch
 from headrace.storage.ledger import Entry, Ledger
@@ -113,8 +112,7 @@ class Gatekeeper:
         if len(ids) <= FEW_ROWS:
             found = read_source(self.tables, source, where=[(ROW_ID, "in", ids.to_pylist())])
         else:
-            found = read_source(self.tables, source)
-            found = found.filter(pc.is_in(found[ROW_ID], value_set=ids))
+            found = reveals_of_rows(self.tables, source, ids)
         return found.sort_by([(ARRIVAL, "ascending"), (CONTENT, "ascending")])
 
     def store(

@@ -7,15 +7,12 @@ takes several writers, and their order does not matter.
 
 from __future__ import annotations
 
-import pyarrow as pa
-
 from headrace.core.failpoints import reach
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.pipelines.project import Project
-from headrace.pipelines.reveals import append_reveals, reveals_table
+from headrace.pipelines.reveals import append_reveals, reveals_table, without_known
 from headrace.pipelines.stores import Stores, note_applied
 from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, RevealBatch
-from headrace.storage.tables import Tables
 from headrace.storage.tables.protocol import Commit, Position
 
 APPLY_AT_ONCE = 10_000  # reveals to a commit of the online store
@@ -43,15 +40,6 @@ def ingest_reveals(project: Project, stores: Stores, batch: RevealBatch, positio
         part = RevealBatch(source, batch.table.slice(start, APPLY_AT_ONCE))
         _apply(stores, path, part, commit if start == starts[-1] else None)
     reach("ingest.applied")
-
-
-def without_known(tables: Tables, table: str, rows: pa.Table, keys: list[str]) -> pa.Table:
-    """Return the rows that a table does not have yet, told by some columns."""
-    if rows.num_rows and tables.describe(table) is not None:
-        known = tables.read(table, columns=keys)
-        marked = rows.append_column("_place", pa.array(range(rows.num_rows), pa.int64()))
-        rows = rows.take(marked.join(known, keys=keys, join_type="left anti")["_place"])
-    return rows
 
 
 def _apply(stores: Stores, path: StreamPath, batch: RevealBatch, commit: Commit | None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,8 @@ from headrace.storage.tables import Tables
 from headrace.storage.tables.protocol import Commit, Filter, Position
 
 FIXED = (ROW_ID, ARRIVAL, CONTENT)
+
+LOOKED_AT_ONCE = 2_000_000  # rows among which others are looked for
 
 
 def reveals_table(source: str) -> str:
@@ -123,6 +126,66 @@ def _pieces(tables: Tables, source: SourceDefinition, version: int | None) -> It
     yield reveal_schema(source).empty_table()
     for piece in tables.scan(reveals_table(source.name), version=version):
         yield _as_declared(source, piece)
+
+
+def reveals_of_rows(tables: Tables, source: SourceDefinition, ids: pa.Array) -> pa.Table:
+    """Return the stored reveals of some rows; a large table is not held whole.
+
+    Raises:
+        DataError, SchemaConflict: as `read_source`.
+    """
+    ensure_there(tables, source)
+    found = [_as_declared(source, part) for part in _among(tables, reveals_table(source.name), ROW_ID, ids)]
+    return pa.concat_tables([reveal_schema(source).empty_table(), *found])
+
+
+def without_known(tables: Tables, table: str, rows: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """Return the rows that a table does not have yet, in their order, told by some columns; it is not held whole.
+
+    The first of `keys` and the arrival, if it is one, say which parts of the table are looked at.
+    """
+    if not rows.num_rows or tables.describe(table) is None:
+        return rows
+    where: list[Filter] = []
+    if ARRIVAL in keys:
+        first, last = pc.min_max(rows[ARRIVAL]).as_py().values()
+        where = [(ARRIVAL, ">=", first), (ARRIVAL, "<=", last)]
+    ids = rows[keys[0]].combine_chunks().unique()
+    for known in _among(tables, table, keys[0], ids, columns=keys, where=where):
+        rows = without(rows, known, keys)
+    return rows
+
+
+def without(rows: pa.Table, known: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """Return the rows that are not among known ones, in their order, told by some columns."""
+    if not (rows.num_rows and known.num_rows):
+        return rows
+    marked = rows.select(keys).append_column("_place", pa.array(np.arange(rows.num_rows)))
+    left = marked.join(known.select(keys), keys=list(keys), join_type="left anti")["_place"]
+    return rows.take(pa.array(np.sort(left.to_numpy())))
+
+
+def _among(
+    tables: Tables,
+    table: str,
+    key: str,
+    values: pa.Array,
+    *,
+    columns: Sequence[str] | None = None,
+    where: Sequence[Filter] = (),
+) -> Iterator[pa.Table]:
+    """Yield, in parts, a table's rows whose key is one of some values."""
+    if not len(values):
+        return
+    low, high = pc.min_max(values).as_py().values()
+    waiting: list[pa.Table] = []
+    pieces = tables.scan(table, columns=columns, where=[*where, (key, ">=", low), (key, "<=", high)])
+    for piece in chain(pieces, [None]):
+        waiting += [] if piece is None else [piece]
+        if waiting and (piece is None or sum(part.num_rows for part in waiting) >= LOOKED_AT_ONCE):
+            part = pa.concat_tables(waiting)
+            yield part.filter(pc.is_in(part[key], value_set=values))
+            waiting = []
 
 
 def extent_of(tables: Tables, source: SourceDefinition, version: int) -> tuple[int, int]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -32,7 +31,7 @@ from headrace.pipelines.materialize import Fresh, Materializer
 from headrace.pipelines.pinned import reads
 from headrace.pipelines.project import Project
 from headrace.pipelines.quarantine import finish, quarantined, reveals_kept
-from headrace.pipelines.reveals import append_reveals, ensure_grown, reveals_table
+from headrace.pipelines.reveals import append_reveals, ensure_grown, reveals_table, without, without_known
 from headrace.pipelines.spread import OpenSpread, here, spread_of
 from headrace.pipelines.stores import Stores, open_stores
 from headrace.pipelines.verify import skew_fact
@@ -44,7 +43,6 @@ from headrace.sources.letters import letters_table
 from headrace.sources.plan import reveal_schema
 from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, RevealBatch
 from headrace.storage.ledger import Entry
-from headrace.storage.tables.protocol import Filter
 
 THREADS = 2
 FINISHED = "run.finished"
@@ -238,12 +236,8 @@ class _Run:
 
     def unknown(self, source: SourceDefinition, reveals: pa.Table) -> pa.Table:
         """Return the reveals that neither the source's table nor the quarantine has, in order of arrival."""
-        tables, name = self.stores.tables, reveals_table(source.name)
-        if reveals.num_rows and tables.describe(name) is not None:
-            first, last = pc.min_max(reveals[ARRIVAL]).as_py().values()
-            where: list[Filter] = [(ARRIVAL, ">=", first), (ARRIVAL, "<=", last)]
-            reveals = _without(reveals, tables.read(name, columns=KEYS, where=where))
-        return _without(reveals, reveals_kept(quarantined(tables, source.name)))
+        reveals = without_known(self.stores.tables, reveals_table(source.name), reveals, KEYS)
+        return without(reveals, reveals_kept(quarantined(self.stores.tables, source.name)), KEYS)
 
     def materialize(self, ingested: list[Ingested]) -> int:
         """Bring the online store up to the tables; return the newest arrival.
@@ -327,11 +321,3 @@ class _Run:
         rows = [*self.rows, ["model", str(data.get("version", "")), str(data.get("outcome", ""))]]
         table = Table("What was done", ["step", "what", "result"], rows)
         return View(f"Run {data['run']} of {self.project.target}", data, [table], (f"Next: {note}",))
-
-
-def _without(reveals: pa.Table, known: pa.Table) -> pa.Table:
-    if not (reveals.num_rows and known.num_rows):
-        return reveals
-    marked = reveals.append_column("_place", pa.array(np.arange(reveals.num_rows)))
-    fresh = marked.select([*KEYS, "_place"]).join(known, keys=KEYS, join_type="left anti")["_place"]
-    return reveals.take(pa.array(np.sort(fresh.to_numpy())))
