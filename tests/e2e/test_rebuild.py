@@ -19,14 +19,16 @@ from headrace.core.failpoints import armed
 from headrace.core.time import DAY, Instant, SystemClock, VirtualClock
 from headrace.features.digest import state_digest
 from headrace.features.stream import DATABASE
-from headrace.pipelines.materialize import materialize, rebuild_online
+from headrace.pipelines.materialize import Materializer, materialize, rebuild_online
 from headrace.pipelines.project import Project, load_project
+from headrace.pipelines.reveals import reveals_table
 from headrace.pipelines.run import run
 from headrace.pipelines.serve import PipelineService
-from headrace.pipelines.stores import open_stores
+from headrace.pipelines.stores import applied_floor, applied_versions, open_stores
 from headrace.pipelines.up import Controller
 from headrace.pipelines.view import Silent
 from headrace.storage.streams import open_streams
+from headrace.storage.tables.protocol import Description
 
 HEADRACE = [sys.executable, "-m", "headrace.cli"]
 NOW = Instant.parse("2024-05-02T12:00:00Z")
@@ -171,3 +173,33 @@ def test_streaming_rebuilding_and_filling_one_group_give_the_same_state(folder: 
     with pytest.raises(UsageError, match="no such feature group") as unknown:
         rebuild_online(project, group="Shops", state=None, progress=Silent())
     assert "did you mean Shop?" in str(unknown.value)
+
+
+def test_only_what_came_since_all_was_applied_is_applied_also_after_a_kill(folder: Path) -> None:
+    settings = folder / "headrace.toml"
+    settings.write_text(
+        settings.read_text() + "\n[limits]\ndelivery_rows = 100\n"
+    )  # too few to keep what is new in hand
+    before = described(folder)
+    add_orders(folder, 400)
+    killed = headrace(folder, "run", failpoints="keyvalue.before_commit:kill:4")
+    assert killed.returncode == -9, killed.stderr
+    stored, project = described(folder), loaded(folder)
+    with open_stores(project, None, clock=SystemClock(), write=True) as stores:
+        with stores.online.read() as snapshot:
+            get = snapshot.getter(DATABASE)
+            assert applied_versions(get, ["Orders"]) is None
+            assert applied_floor(get, "Orders") == before.version
+        assert Materializer(project, stores, Silent()).bring_up().reveals == stored.rows - before.rows > 300
+        with stores.online.read() as snapshot:
+            assert applied_versions(snapshot.getter(DATABASE), ["Orders"]) == {"Orders": stored.version}
+    found = digests(folder)[1]
+    rebuild_online(project, state=None, progress=Silent())
+    assert digests(folder)[1] == found
+
+
+def described(folder: Path) -> Description:
+    with open_stores(loaded(folder), None, clock=SystemClock(), write=False) as stores:
+        found = stores.tables.describe(reveals_table("Orders"))
+    assert found is not None
+    return found

@@ -33,6 +33,7 @@ from headrace.pipelines.reveals import (
     extent_of,
     read_reveals,
     read_source,
+    reveals_since,
     reveals_table,
     sample_ids,
     stream_reveals,
@@ -42,12 +43,14 @@ from headrace.pipelines.stores import (
     CONTROL,
     REBUILD,
     Stores,
+    applied_floor,
     applied_key,
     damage_of_online,
     forget_applied,
     open_stores,
     renew_online,
     settle_applied,
+    suspend_applied,
 )
 from headrace.pipelines.view import Progress, Table, View
 from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, RevealBatch
@@ -80,6 +83,16 @@ class Materialized:
     filled: tuple[str, ...]
     newest: int
     rows: int
+
+
+@dataclass(frozen=True)
+class _Missing:
+    """Hold reveals of a source that are to be applied, and the version of its table that is held after them."""
+
+    source: str
+    version: int
+    rows: int
+    tables: Iterator[pa.Table]
 
 
 class Materializer:
@@ -162,30 +175,32 @@ class Materializer:
             held = {name: snapshot.get(DATABASE, applied_key(name)) for name in versions}
         return {name: version for name, version in versions.items() if held[name] != str(version).encode()}
 
-    def _missing(self, name: str, version: int, fresh: Mapping[str, Fresh]) -> tuple[str, int, pa.Table]:
-        """Return the reveals that the online store lacks of a source, with the version that it holds after them."""
+    def _missing(self, name: str, version: int, fresh: Mapping[str, Fresh]) -> _Missing:
+        """Return the reveals that the online store lacks of a source: what came to its table since all was applied."""
         with self.stores.online.read() as snapshot:
-            held = snapshot.get(DATABASE, applied_key(name))
+            get = snapshot.getter(DATABASE)
+            held, floor = get(applied_key(name)), applied_floor(get, name)
         new = fresh.get(name)
         if new is not None and (None if held is None else int(held)) == new.before:
-            return name, new.version, new.table.sort_by(ARRIVAL)
-        return name, version, self._ordered(name)
+            return _Missing(name, new.version, new.table.num_rows, iter([new.table]))
+        tables, source = self.stores.tables, self.sources[name]
+        rows, _ = extent_of(tables, source, version, since=floor)
+        at_once = self.project.settings.limits.delivery_rows
+        return _Missing(name, version, rows, reveals_since(tables, source, version, floor, at_once=at_once))
 
-    def _ordered(self, name: str) -> pa.Table:
-        table = read_source(self.stores.tables, self.sources[name])
-        return table.sort_by([(column, "ascending") for column in (ARRIVAL, ROW_ID, CONTENT)])
-
-    def _apply_missing(self, parts: Sequence[tuple[str, int, pa.Table]]) -> int:
-        total, done = sum(table.num_rows for _, _, table in parts), 0
-        for name, version, table in parts:
+    def _apply_missing(self, parts: Sequence[_Missing]) -> int:
+        total, done = sum(part.rows for part in parts), 0
+        for part in parts:
             with self.stores.online.write() as transaction:
-                forget_applied(transaction, name)  # until all of it is applied nobody may count on any
-            for start in range(0, table.num_rows, APPLY_AT_ONCE):
-                piece = table.slice(start, APPLY_AT_ONCE)
-                self.apply(name, version, piece)
-                done += piece.num_rows
-                self.progress.step("online features", done, total, name)
-            self._settle({name: version})
+                suspend_applied(transaction, part.source)  # until all of it is applied nobody may count on any
+            for table in part.tables:
+                ordered = table.sort_by([(column, "ascending") for column in (ARRIVAL, ROW_ID, CONTENT)])
+                for start in range(0, ordered.num_rows, APPLY_AT_ONCE):
+                    piece = ordered.slice(start, APPLY_AT_ONCE)
+                    self.apply(part.source, part.version, piece)
+                    done += piece.num_rows
+                    self.progress.step("online features", done, total, part.source)
+            self._settle({part.source: part.version})
         return done
 
     def apply(self, name: str, version: int, piece: pa.Table) -> None:

@@ -128,6 +128,25 @@ def _pieces(tables: Tables, source: SourceDefinition, version: int | None) -> It
         yield _as_declared(source, piece)
 
 
+def reveals_since(
+    tables: Tables, source: SourceDefinition, version: int, since: int | None, *, at_once: int
+) -> Iterator[pa.Table]:
+    """Yield the reveals that came to a source's table from one version to another, all where `since` is None.
+
+    Some that were there are among them where the table was written anew since; a table has about `at_once` rows.
+    """
+    waiting: list[pa.Table] = []
+    rows = 0
+    for piece in tables.scan(reveals_table(source.name), version=version, since=since):
+        waiting.append(_as_declared(source, piece))
+        rows += piece.num_rows
+        if rows >= at_once:
+            yield pa.concat_tables(waiting)
+            waiting, rows = [], 0
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
 def reveals_of_rows(tables: Tables, source: SourceDefinition, ids: pa.Array) -> pa.Table:
     """Return the stored reveals of some rows; a large table is not held whole.
 
@@ -188,15 +207,17 @@ def _among(
             waiting = []
 
 
-def extent_of(tables: Tables, source: SourceDefinition, version: int) -> tuple[int, int]:
+def extent_of(tables: Tables, source: SourceDefinition, version: int, *, since: int | None = None) -> tuple[int, int]:
     """Return how many reveals a source's table has at a version, and the newest arrival, 0 if there is none.
+
+    With `since` those that `reveals_since` yields.
 
     Raises:
         DataError, SchemaConflict: as `read_source`.
     """
     ensure_there(tables, source)
     rows = newest = 0
-    for piece in tables.scan(reveals_table(source.name), columns=[ARRIVAL], version=version):
+    for piece in tables.scan(reveals_table(source.name), columns=[ARRIVAL], version=version, since=since):
         rows, newest = rows + piece.num_rows, max(newest, pc.max(piece[ARRIVAL]).as_py() or 0)
     return rows, newest
 

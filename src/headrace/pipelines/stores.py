@@ -29,6 +29,7 @@ PREDICTIONS = "predictions"
 WORK = "work"  # files that are there only while something is computed
 SAFE = "renewing"
 APPLIED = b"Mapplied"  # in the features' database, so that one read gets it with the features
+FLOOR = b"Mfloor"  # of a source: the version that is applied whole, while some more of the table is being applied
 APART = b"Mapart"  # of a source: spans of applied versions, while some between them are missing
 REBUILD = b"rebuild"  # in the control database while a rebuild is unfinished
 
@@ -75,6 +76,7 @@ def note_applied(transaction: Transaction, source: str, commit: Commit | None) -
 
 def settle_applied(transaction: Transaction, source: str, version: int) -> None:
     """Note that a source's table is applied up to a version; what a stream has applied of later ones counts too."""
+    transaction.delete(DATABASE, FLOOR + source.encode())
     _add_applied(transaction, source, 0, version)
 
 
@@ -90,10 +92,25 @@ def _add_applied(transaction: Transaction, source: str, first: int, last: int) -
         transaction.put(DATABASE, parts, orjson.dumps(spans))
 
 
+def applied_floor(get: Get, source: str) -> int | None:
+    """Return up to which version of a source's table all is applied, whatever more is; None if that is not known."""
+    held = [int(blob) for blob in (get(applied_key(source)), get(FLOOR + source.encode())) if blob is not None]
+    spans = orjson.loads(get(APART + source.encode()) or b"[]")
+    return max([*held, *(last for first, last in spans if first == 0)], default=None)
+
+
+def suspend_applied(transaction: Transaction, source: str) -> None:
+    """Note that more of a source's table is being applied: what is held is no version, until `settle_applied` says one."""
+    floor = applied_floor(transaction.access(DATABASE).get, source)
+    forget_applied(transaction, source)
+    if floor is not None:
+        transaction.put(DATABASE, FLOOR + source.encode(), str(floor).encode())
+
+
 def forget_applied(transaction: Transaction, source: str) -> None:
     """Note that nobody may count on any version of a source's table to be applied."""
-    transaction.delete(DATABASE, applied_key(source))
-    transaction.delete(DATABASE, APART + source.encode())
+    for key in (applied_key(source), APART + source.encode(), FLOOR + source.encode()):
+        transaction.delete(DATABASE, key)
 
 
 def _joined(spans: Sequence[list[int]]) -> list[list[int]]:

@@ -295,6 +295,23 @@ class TablesContract:
         with pytest.raises(DataError, match="no such version"):
             store.scan("t", version=500)
 
+    def test_a_scan_since_a_version_yields_what_came_later(self, store: Tables) -> None:
+        """At least that: rows that were written anew come again, and all where the version is not known any more."""
+        versions = [store.append("t", pa.table({"n": [i, i + 10]})).version for i in range(5)]
+
+        def numbers(since: int, version: int | None = None) -> list[int]:
+            return sorted(n for part in store.scan("t", since=since, version=version) for n in part["n"].to_pylist())
+
+        assert numbers(0) == [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]
+        assert numbers(versions[2]) == [3, 4, 13, 14]
+        assert numbers(versions[1], versions[3]) == [2, 3, 12, 13]
+        assert numbers(versions[4]) == numbers(versions[4], versions[1]) == []
+        assert numbers(versions[4] + 100) == numbers(0)
+        store.delete("t", [("n", "=", 1)])
+        assert numbers(versions[4]) in ([], [11])
+        store.append("t", pa.table({"n": [7]}))
+        assert {7} <= {*numbers(versions[2])} <= {3, 4, 7, 11, 13, 14}
+
     def test_compacting_changes_no_row(self, store: Tables) -> None:
         """Positions stay committed, and with a retention nothing that is in use goes."""
         for number in range(5):

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.features.stream import DATABASE
-from headrace.pipelines.stores import APART, applied_versions, forget_applied, note_applied, settle_applied
+from headrace.pipelines.stores import (
+    APART,
+    applied_floor,
+    applied_versions,
+    forget_applied,
+    note_applied,
+    settle_applied,
+    suspend_applied,
+)
 from headrace.storage.keyvalue import KeyValue, open_keyvalue
 from headrace.storage.tables import Commit
 
@@ -54,3 +62,27 @@ def test_what_is_applied_again_lowers_nothing_and_nothing_is_counted_on_after_it
         with store.write() as transaction:  # the features were brought up to the table, while a stream went on
             settle_applied(transaction, "Orders", 4)
         assert note(store, 6) == 6
+
+
+@given(st.lists(st.integers(1, 9), max_size=12), st.integers(0, 12), st.integers(1, 9))
+def test_what_is_held_below_all_gaps_is_known_whatever_else_is_applied(
+    versions: list[int], suspended: int, version: int
+) -> None:
+    """So what was cut off needs only what came to the table since."""
+    with open_keyvalue("memory:", databases=[DATABASE]) as store:
+        done: set[int] = set()
+        for place, applied in enumerate(versions):
+            if place == suspended:
+                with store.write() as transaction:
+                    suspend_applied(transaction, "Orders")
+            done.add(applied)
+            known = note(store, applied)
+            assert known is None or set(range(1, known + 1)) <= done
+        with store.read() as snapshot:
+            floor = applied_floor(snapshot.getter(DATABASE), "Orders") or 0
+        assert set(range(1, floor + 1)) <= done
+        assert suspended < len(versions) or floor + 1 not in done
+        with store.write() as transaction:
+            settle_applied(transaction, "Orders", version)
+        with store.read() as snapshot:
+            assert (applied_floor(snapshot.getter(DATABASE), "Orders") or 0) >= version

@@ -143,14 +143,16 @@ class DeltaTables:
         columns: Sequence[str] | None = None,
         where: Sequence[Filter] = (),
         version: int | None = None,
+        since: int | None = None,
     ) -> Iterator[pa.Table]:
-        """Yield what `read` returns, in the same order, in portions of which only a few are in memory at a time."""
+        """Yield what `read` returns in portions, with `since` of the files that the table did not have at that version."""
         delta, schema, condition = self._asked(table, columns, where, version)
+        known = frozenset() if since is None else self._paths(table, since)
 
         def portions() -> Iterator[pa.Table]:
             with self._reading(table, delta, version):
                 asked = {"columns": schema.names, "filter": condition, "fragment_scan_options": self._scan}
-                for group in _row_groups(self._dataset(table, delta), condition, asked):
+                for group in _row_groups(self._dataset(table, delta), condition, asked, known):
                     yield from (pa.Table.from_batches([batch]).cast(schema) for batch in group)
 
         return portions()
@@ -167,6 +169,15 @@ class DeltaTables:
         ensure_columns(schema.names, names, self._where(table))
         asked = pa.schema([schema.field(name) for name in names])
         return delta, asked, expression(where, schema, self._where(table))
+
+    def _paths(self, table: str, version: int) -> frozenset[str]:
+        """Return the files that a table was made of at a version, none where that is not known any more."""
+        delta = self._existing(table)
+        try:
+            self._go_back(table, delta, version)
+        except DataError:
+            return frozenset()
+        return frozenset(self._dataset(table, delta).files)
 
     def _dataset(self, table: str, delta: DeltaTable) -> ds.Dataset:
         return delta.to_pyarrow_dataset(filesystem=fs.SubTreeFileSystem(table, self._files()))
@@ -389,11 +400,13 @@ def _columns(delta: DeltaTable) -> pa.Schema:
 
 
 def _row_groups(
-    files: ds.Dataset, condition: pc.Expression | None, asked: Mapping[str, Any]
+    files: ds.Dataset, condition: pc.Expression | None, asked: Mapping[str, Any], known: frozenset[str]
 ) -> Iterator[Iterator[pa.RecordBatch]]:
-    """Yield each row group's batches: a scan of all files would read ahead of a slow caller, up to a gigabyte."""
+    """Yield each row group's batches, but of known files: a scan of all would read ahead of a slow caller, up to a gigabyte."""
     asked = {**asked, "schema": files.schema, "batch_size": PORTION}
     for file in files.get_fragments(condition):
+        if file.path in known:
+            continue
         yield from (group.to_batches(**asked) for group in file.split_by_row_group(condition, files.schema))
 
 

@@ -146,8 +146,12 @@ class Tables(Protocol):
         columns: Sequence[str] | None = None,
         where: Sequence[Filter] = (),
         version: int | None = None,
+        since: int | None = None,
     ) -> Iterator[pa.Table]:
         """Yield what `read` returns, in the same order, in portions of which only a few are in memory at a time.
+
+        With `since` only what the table did not have at that version, and perhaps some that it had: what was written again
+        since, or all, where that version is gone.
 
         Raises:
             DataError, UnknownColumn, DefinitionError: as `read`, before anything is yielded.
