@@ -87,13 +87,15 @@ class Shuffle:
         order = np.argsort(bucket, kind="stable")
         ends = np.searchsorted(bucket[order], np.arange(self.count), side="right")
         batches = table.take(pa.array(order)).combine_chunks().to_batches()
-        dealt = batches[0] if batches else _nothing(table.schema)
+        nothing = _nothing(table.schema)
+        dealt = batches[0] if batches else nothing
         path = self.folder / f"{len(self.files)}.arrow"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
                 for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
-                    writer.write_batch(dealt.slice(start, end - start))
+                    # A slice without rows would be written with all of the texts that it was cut from.
+                    writer.write_batch(dealt.slice(start, end - start) if end > start else nothing)
         except OSError as error:
             raise Unavailable(
                 "buckets cannot be written",

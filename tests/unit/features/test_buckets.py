@@ -421,3 +421,14 @@ def test_a_failing_fold_names_its_bucket_and_leaves_nothing(tmp_path: Path) -> N
     assert caught.value.where is not None and ", bucket " in caught.value.where
     assert isinstance(caught.value.__cause__, ValueError)
     assert not list(tmp_path.iterdir())
+
+
+def test_rows_that_all_fall_into_one_bucket_take_no_more_room(tmp_path: Path) -> None:
+    table = pa.table({"row": pa.array([b"row number %d" % i for i in range(5_000)], pa.binary())})
+    sizes = []
+    for place, bucket in enumerate((np.arange(5_000) // 100, np.full(5_000, 7))):
+        shuffle = Shuffle(tmp_path / str(place), 50)
+        shuffle.add(table, bucket)
+        assert pa.concat_tables([shuffle.opened()(i) for i in range(50)]).equals(table)
+        sizes.append(shuffle.files[0].stat().st_size)
+    assert sizes[1] <= sizes[0]
