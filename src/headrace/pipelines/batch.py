@@ -22,7 +22,7 @@ from headrace.features.plan import DatasetPlan
 from headrace.models.servable import Servable
 from headrace.pipelines.pinned import refuse_other_features
 from headrace.pipelines.project import Project
-from headrace.pipelines.reveals import read_reveals, reveals_table
+from headrace.pipelines.reveals import reveals_table, stream_reveals
 from headrace.pipelines.stores import Stores, open_stores
 from headrace.pipelines.view import Progress
 from headrace.registry.record import Version
@@ -95,8 +95,17 @@ def predict_from_history(
         refuse_other_features(project, chosen)
         servable = registry.servable(chosen.name)
         progress.step("features from history", 0, 1)
-        reveals = read_reveals(stores.tables, plan.sources)
-        with Spread().past(plan.read, lanes_of(plan), reveals, moment) as past:
+        reveals, engines = stream_reveals(stores.tables, plan.sources), project.settings.engines
+
+        def told(what: str, done: int, total: int) -> None:
+            progress.step("features from history", done, total, what)
+
+        # Not in the state folder, where a server that starts meanwhile would clear it away.
+        folder = None if engines.work is None else project.folder / engines.work
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        spread = Spread(folder=folder, bucket_rows=engines.bucket_rows, told=told)
+        with spread.past(plan.read, lanes_of(plan), reveals, moment) as past:
             asked = _given_rows(plan, given, moment) if given is not None else _last_step(plan, past, moment)
             table = OfflineFeatures(plan, past).compute(asked.rows, asked.t).table(plan)
         progress.step("predicting", 0, len(asked.t))

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.core.identity import unit_interval
@@ -154,9 +155,13 @@ def _stored(project: Project, stores: Stores, clock: Clock) -> dict[str, tuple[i
 
 
 def _read_keys(plan: FeaturePlan, source: SourceDefinition, stores: Stores, clock: Clock) -> dict[str, tuple[int, int]]:
-    table = stores.tables.read(reveals_table(source.name), columns=[c.name for c in plan.row]).drop_null()
-    keys = table.group_by([c.name for c in plan.row]).aggregate([]).to_pylist()
-    rows = [[key[c.name] for c in plan.row] for key in keys]
+    names = [c.name for c in plan.row]
+    seen: pa.Table | None = None
+    for piece in stores.tables.scan(reveals_table(source.name), columns=names):
+        parts = [piece.drop_null()] if seen is None else [seen, piece.drop_null()]
+        seen = pa.concat_tables(parts).group_by(names).aggregate([]).select(names)
+    keys = [] if seen is None else seen.to_pylist()
+    rows = [[key[name] for name in names] for key in keys]
     chosen = heapq.nsmallest(KEYS, rows, key=lambda row: unit_interval("health", *map(str, row)))
     whole, reader = [0] * len(plan.columns), OnlineFeatures(plan)
     with stores.online.read() as snapshot:
@@ -175,6 +180,7 @@ def _freshness(source: SourceDefinition, stores: Stores, clock: Clock) -> Freshn
     with stores.online.read() as snapshot:
         held = snapshot.get(DATABASE, applied_key(source.name))
     version = described.version if held is None else int(held)
-    newest = pc.max(stores.tables.read(table, columns=[ARRIVAL], version=version)[ARRIVAL]).as_py()
+    pieces = stores.tables.scan(table, columns=[ARRIVAL], version=version)
+    newest = max((pc.max(piece[ARRIVAL]).as_py() for piece in pieces if piece.num_rows), default=None)
     lag = None if newest is None else int(clock.now()) - newest
     return Freshness(source.name, newest, lag, version == described.version and held is not None)

@@ -12,7 +12,7 @@ from headrace.features.moment import open_read
 from headrace.features.online import OnlineFeatures
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.pipelines.project import Project
-from headrace.pipelines.reveals import read_source
+from headrace.pipelines.reveals import first_reveals
 from headrace.pipelines.stores import Stores
 from headrace.serving.record import MODELLED
 
@@ -75,7 +75,7 @@ def measure_reads(project: Project, stores: Stores) -> Mapping[str, float]:
     if plan.queried:
         return {}
     source = plan.rows if plan.grid is None else plan.grid.source
-    table = read_source(stores.tables, source).slice(0, TIMED_ROWS)
+    table = first_reveals(stores.tables, source, TIMED_ROWS)
     absent = [None] * table.num_rows
     columns = [table[c.name].to_pylist() if c.name in table.column_names else absent for c in plan.row]
     rows = list(zip(*columns, strict=True))

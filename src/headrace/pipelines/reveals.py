@@ -128,6 +128,22 @@ def _pieces(tables: Tables, source: SourceDefinition, version: int | None) -> It
         yield _as_declared(source, piece)
 
 
+def first_reveals(tables: Tables, source: SourceDefinition, number: int) -> pa.Table:
+    """Return some reveals of a source, those that come first in its table.
+
+    Raises:
+        DataError, SchemaConflict: as `read_source`.
+    """
+    ensure_there(tables, source)
+    found, rows = [reveal_schema(source).empty_table()], 0
+    for piece in tables.scan(reveals_table(source.name)):
+        found.append(_as_declared(source, piece).slice(0, number - rows))
+        rows += found[-1].num_rows
+        if rows >= number:
+            break
+    return pa.concat_tables(found)
+
+
 def reveals_since(
     tables: Tables, source: SourceDefinition, version: int, since: int | None, *, at_once: int
 ) -> Iterator[pa.Table]:
