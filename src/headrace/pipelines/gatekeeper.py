@@ -73,8 +73,8 @@ class Gatekeeper:
         for source in sources:
             names, stored = [c.name for c in self.known.columns if c in source.index], ensure_grown(self.tables, source)
             if names and set(names) <= {*stored}:
-                rows = self.tables.read(reveals_table(source.name), columns=names)
-                self.known.learn(RevealBatch(source, rows))
+                for rows in self.tables.scan(reveals_table(source.name), columns=names):
+                    self.known.learn(RevealBatch(source, rows))
 
     def judge(
         self, batch: RevealBatch, *, now: int, where: str, refused: pa.Table | None = None, observed: bool = True
