@@ -103,6 +103,12 @@ class DataError(HeadraceError):
     code = "data"
 
 
+class NoVersion(DataError):
+    """Report a version of a table that is not there, or no longer."""
+
+    code = "no_version"
+
+
 class SchemaChanged(DataError):
     """Report a column that was removed or changed its type upstream."""
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from headrace.core.errors import DataError, HeadraceError, UsageError
 from headrace.core.expressions import Column
 from headrace.core.time import Clock, Instant
-from headrace.features.buckets import Spread, lanes_of
+from headrace.features.buckets import lanes_of
 from headrace.features.grid import grid_rows, steps
 from headrace.features.offline import OfflineFeatures
 from headrace.features.past import WholePast
@@ -23,6 +23,7 @@ from headrace.models.servable import Servable
 from headrace.pipelines.pinned import refuse_other_features
 from headrace.pipelines.project import Project
 from headrace.pipelines.reveals import reveals_table, stream_reveals
+from headrace.pipelines.spread import beside
 from headrace.pipelines.stores import Stores, open_stores
 from headrace.pipelines.view import Progress
 from headrace.registry.record import Version
@@ -95,17 +96,12 @@ def predict_from_history(
         refuse_other_features(project, chosen)
         servable = registry.servable(chosen.name)
         progress.step("features from history", 0, 1)
-        reveals, engines = stream_reveals(stores.tables, plan.sources), project.settings.engines
+        reveals = stream_reveals(stores.tables, plan.sources)
 
         def told(what: str, done: int, total: int) -> None:
             progress.step("features from history", done, total, what)
 
-        # Not in the state folder, where a server that starts meanwhile would clear it away.
-        folder = None if engines.work is None else project.folder / engines.work
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-        spread = Spread(folder=folder, bucket_rows=engines.bucket_rows, told=told)
-        with spread.past(plan.read, lanes_of(plan), reveals, moment) as past:
+        with beside(project, told).past(plan.read, lanes_of(plan), reveals, moment) as past:
             asked = _given_rows(plan, given, moment) if given is not None else _last_step(plan, past, moment)
             table = OfflineFeatures(plan, past).compute(asked.rows, asked.t).table(plan)
         progress.step("predicting", 0, len(asked.t))

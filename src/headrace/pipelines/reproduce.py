@@ -9,13 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from headrace.core.errors import DataError, Refused, UsageError
+from headrace.core.errors import DataError, NoVersion, Refused, UsageError
 from headrace.core.time import Instant, SystemClock
 from headrace.features.fingerprint import content_digest
 from headrace.features.record import TrainingSet, label_columns, unlabelled
 from headrace.features.training_set import training_set
 from headrace.pipelines.project import Project
-from headrace.pipelines.reveals import read_source
+from headrace.pipelines.reveals import stream_reveals
+from headrace.pipelines.spread import beside
 from headrace.pipelines.stores import open_stores
 from headrace.pipelines.view import Table, View
 from headrace.registry.run import Registry
@@ -38,19 +39,20 @@ def rebuild_training_set(project: Project, tables: Tables, manifest: Mapping[str
             expected=f"dataset {str(manifest.get('definition'))[:12]}",
             next_step="check out the commit that headrace lineage names",
         )
-    reveals = {}
+    versions = {}
     for source in plan.sources:
         version = sources.get(source.name, {}).get("version")
         if version is None:
             raise DataError(
                 "the manifest names no table versions", got=sources, next_step=f"headrace run {project.typed}"
             )
-        try:
-            reveals[source.name] = read_source(tables, source, version=version)
-        except DataError as error:
-            error.next_step = "[offline] retention says how long old versions are kept"
-            raise
-    return training_set(plan, reveals, as_of=manifest["as_of"])
+        versions[source.name] = version
+    reveals = stream_reveals(tables, plan.sources, versions)
+    try:
+        return training_set(plan, reveals, as_of=manifest["as_of"], spread=beside(project))
+    except NoVersion as error:
+        error.next_step = "[offline] retention says how long old versions are kept"
+        raise
 
 
 def reproduce(project: Project, version: str, *, to: str | None, state: str | None) -> View:

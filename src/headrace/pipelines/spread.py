@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from headrace.engines import check_engine, open_engine
-from headrace.features.buckets import Spread
+from headrace.features.buckets import Spread, Told
 from headrace.pipelines.project import Project
 from headrace.pipelines.stores import WORK, Stores
 from headrace.pipelines.view import Progress
@@ -18,6 +18,15 @@ OpenSpread = Callable[[], AbstractContextManager[Spread]]
 def here() -> AbstractContextManager[Spread]:
     """Compute in this process, a bucket at a time."""
     return nullcontext(Spread())
+
+
+def beside(project: Project, told: Told | None = None) -> Spread:
+    """Compute in this process, in buckets outside the state folder: a server that starts meanwhile would clear those in it away."""
+    settings = project.settings.engines
+    folder = None if settings.work is None else project.folder / settings.work
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    return Spread(folder=folder, bucket_rows=settings.bucket_rows, told=told)
 
 
 def spread_of(project: Project, stores: Stores, progress: Progress, *, engine: str | None = None) -> OpenSpread:

@@ -5,26 +5,29 @@ from __future__ import annotations
 import heapq
 import struct
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from headrace.core.errors import DataError
+from headrace.core.errors import NoVersion
 from headrace.core.identity import unit_interval
 from headrace.core.time import Clock, Instant, SystemClock, duration
 from headrace.evaluation.run import SkewFact
+from headrace.features.buckets import lanes_of
 from headrace.features.explain import FeatureExplanation, explain_row
 from headrace.features.history import History
-from headrace.features.offline import OfflineFeatures, histories_of
+from headrace.features.offline import OfflineFeatures, Past, histories_of
 from headrace.features.plan import DatasetPlan
 from headrace.features.record import OK, STATUS
 from headrace.pipelines.explain import events_table
 from headrace.pipelines.given import given
 from headrace.pipelines.project import Project
-from headrace.pipelines.reveals import read_source
+from headrace.pipelines.reveals import read_reveals, stream_reveals
+from headrace.pipelines.spread import beside
 from headrace.pipelines.stores import Stores, open_stores
 from headrace.pipelines.view import Table, View
 from headrace.serving.log import read_segment, segments
@@ -98,12 +101,14 @@ def measure_skew(project: Project, stores: Stores, *, sample: int, since: int = 
         groups[() if prediction.in_step else tuple(sorted((prediction.applied or {}).items()))].append(prediction)
     comparison = _Comparison(plan)
     for versions, predictions in sorted(groups.items()):
+        held = dict(versions)
+        reveals = stream_reveals(stores.tables, plan.sources, held)
+        whole = cache(partial(_histories, stores.tables, plan, held))
         try:
-            reveals = _reveals(stores.tables, plan, dict(versions))
-        except _Gone:
+            with beside(project).past(plan.read, lanes_of(plan), reveals, EVER) as past:
+                comparison.add(predictions, past, whole)
+        except NoVersion:
             counts[GONE] += len(predictions)
-            continue
-        comparison.add(predictions, histories_of(plan, reveals, EVER))
     found = counts.pop("found", 0)
     return comparison.result(found, counts)
 
@@ -133,20 +138,8 @@ def _comparable(stores: Stores, plan: DatasetPlan, since: int, counts: Counter[s
             return
 
 
-class _Gone(Exception):
-    """Say that a table's version is no longer kept."""
-
-
-def _reveals(tables: Tables, plan: DatasetPlan, versions: Mapping[str, int]) -> dict[str, pa.Table]:
-    found = {}
-    for source in plan.sources:
-        try:
-            found[source.name] = read_source(tables, source, version=versions.get(source.name))
-        except DataError as error:
-            if source.name in versions:
-                raise _Gone from error
-            raise
-    return found
+def _histories(tables: Tables, plan: DatasetPlan, versions: Mapping[str, int]) -> Mapping[str, History]:
+    return histories_of(plan, read_reveals(tables, plan.sources, versions), EVER)
 
 
 class _Comparison:
@@ -158,13 +151,13 @@ class _Comparison:
         self.features: Counter[str] = Counter()
         self.differences: list[Difference] = []
 
-    def add(self, predictions: Sequence[Prediction], histories: Mapping[str, History]) -> None:
-        """Compare predictions that were served from one state."""
+    def add(self, predictions: Sequence[Prediction], past: Past, whole: Callable[[], Mapping[str, History]]) -> None:
+        """Compare predictions that were served from one state; what differs is explained from its `whole` history."""
         plan = self.plan
         cells = [[prediction.request.get(c.name) for c in plan.row] for prediction in predictions]
         arrays = {c.name: pa.array([row[i] for row in cells], arrow_type(c.dtype)) for i, c in enumerate(plan.row)}
         t = np.array([prediction.t for prediction in predictions], np.int64)
-        values = OfflineFeatures(plan, histories).compute(pa.table(arrays), t)
+        values = OfflineFeatures(plan, past).compute(pa.table(arrays), t)
         table = values.table(plan)
         columns = {column.name: table[column.name].to_pylist() for column in plan.columns}
         for place, prediction in enumerate(predictions):
@@ -172,7 +165,7 @@ class _Comparison:
             for i, name in enumerate(columns):
                 status = int(values.status[place, i])
                 recomputed = columns[name][place] if status == OK else None
-                self._compare(prediction, name, recomputed, STATUS[status], histories, cells[place])
+                self._compare(prediction, name, recomputed, STATUS[status], whole, cells[place])
 
     def _compare(
         self,
@@ -180,7 +173,7 @@ class _Comparison:
         name: str,
         recomputed: Any,
         status: str,
-        histories: Mapping[str, History],
+        whole: Callable[[], Mapping[str, History]],
         row: Sequence[Any],
     ) -> None:
         told, served = prediction.status.get(name, STATUS[OK]), prediction.features[name]
@@ -194,7 +187,7 @@ class _Comparison:
         if len(self.differences) < SHOWN:
             events: tuple[FeatureExplanation, ...] = ()
             if len(self.differences) < EXPLAINED:
-                events = tuple(explain_row(self.plan, histories, row, prediction.t, name))
+                events = tuple(explain_row(self.plan, whole(), row, prediction.t, name))
             at = Instant(prediction.t)
             self.differences.append(Difference(prediction.id, at, name, served, recomputed, told, status, events))
 

@@ -22,6 +22,7 @@ from headrace.core.errors import (
     DataError,
     DefinitionError,
     HeadraceError,
+    NoVersion,
     Unavailable,
     did_you_mean,
 )
@@ -175,7 +176,7 @@ class DeltaTables:
         delta = self._existing(table)
         try:
             self._go_back(table, delta, version)
-        except DataError:
+        except NoVersion:
             return frozenset()
         return frozenset(self._dataset(table, delta).files)
 
@@ -301,9 +302,9 @@ class DeltaTables:
         except (DeltaError, OverflowError, ValueError) as error:
             raise self._no_version(table, version, delta) from error
 
-    def _no_version(self, table: str, version: int, delta: DeltaTable) -> DataError:
+    def _no_version(self, table: str, version: int, delta: DeltaTable) -> NoVersion:
         expected = f"0 to {delta.version()}, newer than the last compaction keeps"
-        return DataError("no such version", where=self._where(table), got=version, expected=expected)
+        return NoVersion("no such version", where=self._where(table), got=version, expected=expected)
 
     def _ensure_created(self, table: str, schema: pa.Schema, partition_by: Sequence[str]) -> None:
         """Create the table empty, so that every change begins from a version and none can be applied twice."""

@@ -132,7 +132,8 @@ class Tables(Protocol):
         """Return the rows that satisfy all filters, at a version (the newest by default).
 
         Raises:
-            DataError: no such table or version.
+            DataError: no such table.
+            NoVersion: the table never had that version, or does not have it any more.
             UnknownColumn: no such column.
             DefinitionError: a filter does not fit its column.
             Corrupt: stored bytes are not what was written.
