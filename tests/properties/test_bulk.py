@@ -120,7 +120,8 @@ def fill(store: KeyValue, path: StreamPath, stock: Stock, newest: int) -> None:
 
 def repaired(store: KeyValue, plan: FeaturePlan, log: Log) -> str:
     with store.write() as transaction:
-        repair.repair(transaction, plan, lambda: tables_of(plan.sources, log))
+        tables = tables_of(plan.sources, log)
+        repair.repair(transaction, plan, lambda lane, keys: tables[lane.source.name])
     return digest(store, plan)
 
 

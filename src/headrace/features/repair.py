@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -11,11 +11,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from headrace.features.events import head_keys, text_keys
+from headrace.features.history import History
 from headrace.features.lane_plan import GroupPlan, LanePlan
 from headrace.features.living import Living, stored_under
 from headrace.features.plan import FeaturePlan
 from headrace.features.snapshots import note_copies
-from headrace.features.stock import Stock, WholeStock
+from headrace.features.stock import Stock
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.features.windows import OnlineLane
 from headrace.storage.keyvalue import KeyValue, Transaction
@@ -24,28 +25,24 @@ KEYS_AT_ONCE = 10_000  # to a commit
 PUTS_AT_ONCE = 50_000  # to a commit of what is only written
 Ints = NDArray[np.int64]
 S = TypeVar("S", list[bytes], Ints)
-Read = Callable[[], Mapping[str, pa.Table]]
+Read = Callable[[LanePlan, pa.Array], pa.Table]
 
 
 def repair(transaction: Transaction, plan: FeaturePlan, read: Read) -> int:
-    """Refill every waiting key from the reveals that `read` returns by source; return how many there were.
+    """Refill every waiting key from history; return how many there were.
 
-    Nothing is read while no key waits. Reveals that arrived after the newest applied one are left out, so that the
-    state stays that of what was applied.
-
-    Raises:
-        DataError: a source has no reveals.
+    `read` returns, for a lane and some keys without its prefix, the reveals of every row that ever had one of them; others do
+    no harm. Nothing is read while no key waits. Reveals that arrived after the newest applied one are left out, so that
+    the state stays that of what was applied.
     """
     waiting = StreamPath.waiting(transaction)
-    if not waiting:
-        return 0
-    newest, reveals = StreamPath.newest(transaction.access(DATABASE).get) or 0, read()
-    lanes = [lane for group in plan.groups for lane in group.lanes if any(k.startswith(lane.prefix) for k in waiting)]
-    stock = WholeStock([lane.source for lane in lanes], reveals, newest)
-    for lane in lanes:
+    newest = StreamPath.newest(transaction.access(DATABASE).get) or 0
+    for lane in [lane for group in plan.groups for lane in group.lanes]:
         keys = [key for key in waiting if key.startswith(lane.prefix)]
+        if not keys:
+            continue
         asked = pa.array([key[len(lane.prefix) :] for key in keys], pa.binary())
-        (living,) = stock.living(lane)
+        living = Living.of_history(lane, History.build(lane.source, read(lane, asked), newest))
         places = pc.index_in(asked, value_set=living.keys).to_pylist()
         living.refill(transaction, list(zip(keys, places, strict=True)), settled=False)
     return len(waiting)

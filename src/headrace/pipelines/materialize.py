@@ -31,8 +31,8 @@ from headrace.pipelines.project import Project
 from headrace.pipelines.reveals import (
     ensure_there,
     extent_of,
-    read_reveals,
     read_source,
+    reveals_of_keys,
     reveals_since,
     reveals_table,
     sample_ids,
@@ -225,7 +225,7 @@ class Materializer:
             settle_applied(transaction, name, version)
         self.path.whole(transaction.access(DATABASE))
         self.path.expire(transaction, newest)
-        repair(transaction, self.project.plan, self._reveals)
+        repair(transaction, self.project.plan, partial(reveals_of_keys, self.stores.tables))
 
     def rebuild(self) -> Materialized:
         """Empty the features and fill them again from the tables, or go on where a killed rebuild was.
@@ -424,9 +424,6 @@ class Materializer:
         described = [self.stores.tables.describe(reveals_table(name)) for name in names]
         return sum(d.rows for d in described if d is not None)
 
-    def _reveals(self) -> Mapping[str, pa.Table]:
-        return read_reveals(self.stores.tables, self.project.plan.sources)
-
 
 def _rate(done: int, began: float) -> str:
     return f"{done / max(time.perf_counter() - began, 1e-3):,.0f} reveals/s"
@@ -463,7 +460,8 @@ def materialize(
     """
     wanted, began = [find_group(project, name) for name in groups], time.perf_counter()
     with open_stores(project, state, clock=clock or SystemClock(), write=True, create=False) as stores:
-        read_reveals(stores.tables, project.plan.sources)
+        for source in project.plan.sources:
+            ensure_there(stores.tables, source)
         work = Materializer(project, stores, progress)
         with stores.online.write() as transaction:
             for group in wanted:

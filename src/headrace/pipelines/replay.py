@@ -36,7 +36,7 @@ from headrace.pipelines.latency import ModelledStopwatch
 from headrace.pipelines.learning import Footing
 from headrace.pipelines.once import OnceLedger, without_measured
 from headrace.pipelines.project import Project
-from headrace.pipelines.reveals import read_reveals
+from headrace.pipelines.reveals import reveals_of_keys
 from headrace.pipelines.sealing import seal, window_of
 from headrace.pipelines.stores import CONTROL, Stores, open_stores, state_path
 from headrace.pipelines.verify import skew_fact
@@ -378,7 +378,7 @@ class _Replay:
         for verdict in verdicts:
             self.loop.gatekeeper.store(verdict, "replay", number)
         self.path.expire(transaction, day + DAY)
-        repair(transaction, self.project.plan, lambda: read_reveals(self.stores.tables, self.project.plan.sources))
+        repair(transaction, self.project.plan, partial(reveals_of_keys, self.stores.tables))
         self.loop.close_window(day, window_of(self.log))
         self.digest = hashlib.sha256((self.digest + seal(self.log, self.ledger)).encode()).hexdigest()
         self.day = Instant(day + DAY)

@@ -17,6 +17,8 @@ import pyarrow.compute as pc
 from headrace.core.errors import DataError, SchemaConflict
 from headrace.core.expressions import Column
 from headrace.features.buckets import Streamed
+from headrace.features.keys import Keys
+from headrace.features.lane_plan import LanePlan
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.plan import reveal_schema
 from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID
@@ -161,6 +163,21 @@ def reveals_since(
             waiting, rows = [], 0
     if waiting:
         yield pa.concat_tables(waiting)
+
+
+def reveals_of_keys(tables: Tables, lane: LanePlan, keys: pa.Array) -> pa.Table:
+    """Return the reveals of every row that ever had one of some encoded keys of a lane; a large table is not held whole.
+
+    Raises:
+        DataError, SchemaConflict: as `read_source`.
+    """
+    source, names = lane.source, [column.name for column in lane.entity]
+    found = [pa.array([], pa.binary())]
+    known = set(names) <= {*ensure_grown(tables, source)}
+    for piece in tables.scan(reveals_table(source.name), columns=[ROW_ID, *names]) if known else ():
+        place = Keys.of([piece[name] for name in names]).among(keys)
+        found.append(piece[ROW_ID].filter(pa.array(place >= 0)).combine_chunks())
+    return reveals_of_rows(tables, source, pa.concat_arrays(found).unique())
 
 
 def reveals_of_rows(tables: Tables, source: SourceDefinition, ids: pa.Array) -> pa.Table:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 import orjson
-import pyarrow as pa
 
 from headrace.core.errors import BackendError
 from headrace.core.time import HOUR, MINUTE, SECOND
@@ -33,7 +32,7 @@ from headrace.pipelines.learning import Footing, load_profile
 from headrace.pipelines.materialize import Materializer
 from headrace.pipelines.project import Project
 from headrace.pipelines.quarantine import DONE, released_rows
-from headrace.pipelines.reveals import read_reveals
+from headrace.pipelines.reveals import reveals_of_keys
 from headrace.pipelines.serve import FOLLOW_SECONDS, PipelineService, serve
 from headrace.pipelines.spread import spread_of
 from headrace.pipelines.stores import CONTROL
@@ -189,7 +188,7 @@ class Controller:
         if now >= self.housekept + HOUR:
             with self.stores.online.write() as transaction:
                 self.path.expire(transaction, now)
-                repair(transaction, self.project.plan, self._reveals)
+                repair(transaction, self.project.plan, partial(reveals_of_keys, self.stores.tables))
             self.housekept = now
         if missed is not None:
             raise missed
@@ -203,9 +202,6 @@ class Controller:
             transaction.put(CONTROL, STATE, orjson.dumps(state, option=orjson.OPT_SERIALIZE_NUMPY))
             transaction.put(CONTROL, LIVE, live)
         self.kept = int(self.clock.now())
-
-    def _reveals(self) -> Mapping[str, pa.Table]:
-        return read_reveals(self.stores.tables, self.project.plan.sources)
 
     @contextmanager
     def _unlocked(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ import pytest
 import headrace as hr
 from headrace.core.time import DAY, HOUR
 from headrace.features.history import History
+from headrace.features.lane_plan import LanePlan
 from headrace.features.offline import OfflineFeatures
 from headrace.features.online import OnlineFeatures
 from headrace.features.plan import plan_features
@@ -82,17 +83,18 @@ def test_until_a_key_is_repaired_its_latest_values_are_unknown_and_then_those_of
     t = max(r.arrival for r in reveals())
     before, status = online(store, "a", t)
     assert before["Meter.now[level]"] is None and REBUILD in status
-    asked: list[str] = []
+    asked: list[tuple[str, int]] = []
 
-    def read() -> dict[str, pa.Table]:
-        asked.append("read")
-        return {"Readings": batch.table}
+    def read(lane: LanePlan, keys: pa.Array) -> pa.Table:
+        asked.append((lane.columns[0].name, len(keys)))
+        return batch.table
 
     with store.write() as transaction:
-        assert repair(transaction, PLAN, read) > 0
+        waiting = repair(transaction, PLAN, read)
     with store.write() as transaction:
         assert repair(transaction, PLAN, read) == 0
-    assert asked == ["read"]
+    assert sum(keys for _, keys in asked) == waiting > 0
+    assert len(asked) == len(set(asked))
     for meter in ("a", "b"):
         after, status = online(store, meter, t)
         keys = pa.table({"meter": [meter]})
@@ -111,7 +113,7 @@ def test_a_repair_knows_nothing_that_was_not_applied_yet(store: KeyValue) -> Non
     )
     table = batch_of(SOURCE, [*reveals(), *later]).table
     with store.write() as transaction:
-        repair(transaction, PLAN, lambda: {"Readings": table})
+        repair(transaction, PLAN, lambda lane, keys: table)
     assert online(store, "a", 3 * HOURS * HOUR)[0]["Meter.now[level]"] == float(HOURS - TAKEN_BACK - 1)
 
 
