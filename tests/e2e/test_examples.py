@@ -17,6 +17,7 @@ import pytest
 
 from headrace.core.errors import DataError, UsageError
 from headrace.core.time import DAY, HOUR, Instant, VirtualClock
+from headrace.pipelines.inspect import list_models, list_runs
 from headrace.pipelines.predict import predict
 from headrace.pipelines.project import Project, import_file, load_project
 from headrace.pipelines.run import run
@@ -327,6 +328,11 @@ def test_demand_trains_on_a_grid_and_forecasts_its_last_monday(demand: Path) -> 
     view = run(project, state=state, seed=1, progress=Silent())
     assert view["outcome"] == "promoted"
     assert view["passed"]  # its gate: wape <= 0.5
+    for listed in (list_models(project, state=state), list_runs(project, state=state)):
+        (table,) = listed.tables
+        named = dict(zip(table.columns, table.rows[0], strict=True))
+        assert named["test mae"] > 0.1 and 0.5 < named["test r2"] < 1
+        assert "test auc" not in named
     frame = module(demand).next_week.frame()
     monday = int(frame.t[-1])
 

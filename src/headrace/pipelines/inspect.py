@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headrace.core.time import Instant, SystemClock
@@ -12,12 +13,16 @@ from headrace.pipelines.view import Table, View
 from headrace.registry.run import Registry
 from headrace.storage.ledger import Ledger, Record
 
+# What says most of a model of any kind, first; of those that models were judged by two are listed.
+TELLING = ("auc", "log_loss", "mae", "r2", "ndcg", "mrr")
+
 
 def list_models(project: Project, *, state: str | None) -> View:
     """Return the registered versions with stage, gates and test metrics."""
     with open_stores(project, state, clock=SystemClock(), write=False) as stores:
         registry = Registry(stores.ledger, stores.blobs, project.name)
-        champion, found = registry.champion(), []
+        champion = registry.champion()
+        found: list[dict[str, Any]] = []
         for version in registry.versions():
             gates = registry.gates(version.name)
             found.append(
@@ -34,10 +39,10 @@ def list_models(project: Project, *, state: str | None) -> View:
                     "manifest": version.manifest,
                 }
             )
-    rows = [
-        [_name(v), v["registered"], _gates(v), _metric(v, "auc"), _metric(v, "log_loss"), v["bytes"]] for v in found
-    ]
-    table = Table("Versions", ["version", "registered", "gates", "test AUC", "test log loss", "bytes"], rows)
+    shown = _shown([version["metrics"] for version in found])
+    rows = [[_name(v), v["registered"], _gates(v), *map(v["metrics"].get, shown), v["bytes"]] for v in found]
+    names = ["version", "registered", "gates", *(f"test {name}" for name in shown), "bytes"]
+    table = Table("Versions", names, rows)
     note = f"Next: headrace promote {project.typed} VERSION --why …" if found else f"Next: headrace run {project.typed}"
     return View(f"Models of {project.name}", {"versions": found}, [table], (note,))
 
@@ -51,8 +56,9 @@ def _gates(version: dict[str, Any]) -> str:
     return {None: "not evaluated", True: "passed"}.get(version["gates"], f"{len(version['failed_gates'])} failed")
 
 
-def _metric(version: dict[str, Any], name: str) -> Any:
-    return version["metrics"].get(name)
+def _shown(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the two metrics that say most of models of their kind, of those that any was judged by."""
+    return [name for name in TELLING if any(name in judged for judged in metrics)][:2]
 
 
 def list_runs(project: Project, *, state: str | None) -> View:
@@ -60,18 +66,15 @@ def list_runs(project: Project, *, state: str | None) -> View:
     with open_stores(project, state, clock=SystemClock(), write=False) as stores:
         records = stores.ledger.read(kinds=["run"], newest_first=True)
     found = [{"run": r.subject, "at": Instant(r.at).isoformat(), **r.body} for r in records]
+    judged = [r["metrics"].get("test", {}) for r in found]
+    shown = _shown(judged)
     rows = [
-        [
-            r["run"],
-            r["at"],
-            r["status"],
-            r["split"].get("rows", {}).get("train"),
-            r["metrics"].get("test", {}).get("auc"),
-        ]
+        [r["run"], r["at"], r["status"], r["split"].get("rows", {}).get("train"), *map(metrics.get, shown)]
         + [", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in r["params"].items())]
-        for r in found
+        for r, metrics in zip(found, judged, strict=True)
     ]
-    table = Table("Runs", ["run", "started", "status", "rows", "test AUC", "parameters"], rows)
+    names = ["run", "started", "status", "rows", *(f"test {name}" for name in shown), "parameters"]
+    table = Table("Runs", names, rows)
     return View(f"Training runs of {project.name}", {"runs": found}, [table])
 
 
