@@ -54,6 +54,7 @@ from headrace.sources.record import ARRIVAL, ROW_ID
 
 BUCKET_ROWS: int = EngineSettings.model_fields["bucket_rows"].default
 SMALLEST = 65_536  # rows of a dataset that are read at a time
+PACKED = pa.ipc.IpcWriteOptions(compression="lz4")
 DEALT, PARTS = 262_144, 256  # rows that are dealt at a time, unless that would make more files than these
 
 
@@ -92,7 +93,7 @@ class Shuffle:
         path = self.folder / f"{len(self.files)}.arrow"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema, options=PACKED) as writer:
                 for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
                     # A slice without rows would be written with all of the texts that it was cut from.
                     writer.write_batch(dealt.slice(start, end - start) if end > start else nothing)
@@ -373,11 +374,11 @@ def _table(reveals: Reveals) -> pa.Table:
     return reveals if isinstance(reveals, pa.Table) else reveals.to_table()
 
 
-def lanes_of(plan: FeaturePlan) -> list[LanePlan]:
-    """Return the lanes that a plan's features read, and for a dataset's those of its label and its grid."""
+def lanes_of(plan: FeaturePlan, *, labels: bool = True) -> list[LanePlan]:
+    """Return the lanes that a plan's features read, and for a dataset's those of its grid and of its label."""
     found = [lane for binding in plan.bindings for lane in binding.lanes]
     if isinstance(plan, DatasetPlan):
         found += [] if plan.active is None else plan.active.lanes
-        if isinstance(plan.label, TableLabel):
+        if labels and isinstance(plan.label, TableLabel):
             found += [lane for lane in (plan.label.lane, plan.label.spoilt) if lane is not None]
     return found

@@ -101,7 +101,7 @@ def predict_from_history(
         def told(what: str, done: int, total: int) -> None:
             progress.step("features from history", done, total, what)
 
-        with beside(project, told).past(plan.read, lanes_of(plan), reveals, moment) as past:
+        with beside(project, told).past(plan.read, lanes_of(plan, labels=False), reveals, moment) as past:
             asked = _given_rows(plan, given, moment) if given is not None else _last_step(plan, past, moment)
             table = OfflineFeatures(plan, past).compute(asked.rows, asked.t).table(plan)
         progress.step("predicting", 0, len(asked.t))
