@@ -15,5 +15,5 @@ cd "$root"
 LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
   ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
   PYTHONDONTWRITEBYTECODE=1 PYTHONMALLOC=malloc PYTHONPATH="$copy/src" \
-  "$python" -m pytest -q tests/unit/features/test_windows.py tests/unit/features/test_sketches.py \
+  "$python" -m pytest -q tests/unit/features/test_windows.py tests/unit/features/test_sketches.py tests/unit/features/test_texts.py \
   tests/properties/test_kernel*.py "$@"

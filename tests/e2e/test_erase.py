@@ -18,11 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from headrace.core.errors import UsageError
+from headrace.core.identity import text_id
 from headrace.core.time import DAY, Instant, SystemClock, VirtualClock
 from headrace.pipelines.baselines import load_baselines, set_baseline
 from headrace.pipelines.erase import erase
 from headrace.pipelines.project import Project, load_project
 from headrace.pipelines.ranges import materialize_range
+from headrace.pipelines.remains import remains_of
 from headrace.pipelines.serve import PipelineService
 from headrace.pipelines.stores import open_stores
 from headrace.pipelines.up import Controller
@@ -194,6 +196,15 @@ def test_what_cannot_be_erased_is_named(folder: Path) -> None:
     view = erased(folder)
     assert view["left"] == {"files": ("alerts/alerts.jsonl",), "records": (record.seq,), "elsewhere": ()}
     assert "still stands elsewhere" in view.title and any(str(record.seq) in note for note in view.notes)
+
+
+def test_a_text_is_found_where_a_number_spells_it(folder: Path) -> None:
+    with open_stores(loaded(folder), None, clock=SystemClock(), write=False) as stores:
+        assert not remains_of(folder / ".headrace", "192.168.100.1", [], stores)
+        (folder / ".headrace" / "left").write_bytes(
+            b"odd" + text_id("192.168.100.1").to_bytes(8, "little", signed=True)
+        )
+        assert remains_of(folder / ".headrace", "192.168.100.1", [], stores).files == ("left",)
 
 
 @pytest.mark.parametrize(

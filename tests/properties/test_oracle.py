@@ -31,7 +31,7 @@ from headrace.storage.keyvalue import open_keyvalue
 from headrace.testing import reference
 
 HOUR = 3_600_000_000
-WORDS = ["", "a", "bb", "ü"]
+WORDS = ["", "a", "ü", "a word of more characters", "another word of more"]
 
 
 class Trips(hr.Source):

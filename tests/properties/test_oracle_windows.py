@@ -163,7 +163,7 @@ def values_of(source: type[hr.Source], **draws: Any) -> Values:
     return {column(source, name): draw for name, draw in draws.items()}
 
 
-WORDS = ["", "a", "bb", "ü", "a b"]
+WORDS = ["", "a", "bb", "ü", "a b and other letters", "words of more characters"]
 LOGS: list[tuple[SourceDefinition, Values]] = [
     (
         definition_of(Orders),

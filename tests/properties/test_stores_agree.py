@@ -54,7 +54,10 @@ SOURCE = definition_of(Taps)
 CARDS, SHOPS = ["hot", "warm", "cold"], [1, 2, None]
 
 
-def draw_log(n: int, seed: int) -> list[Reveal]:
+LONG = "long " * 20
+
+
+def draw_log(n: int, seed: int, notes: Sequence[str | None] = (None, "a", "ü", LONG)) -> list[Reveal]:
     """Return reveals in order of arrival over some 60 hours: hot keys, late and moved rows, corrections, nulls, copies."""
     r, found = random.Random(seed), []
     for number in range(n):
@@ -66,7 +69,7 @@ def draw_log(n: int, seed: int) -> list[Reveal]:
             "card": r.choices(CARDS, [90, 9, 1])[0],
             "shop": r.choice(SHOPS),
             "amount": r.choice([None, 0.1, 0.2, 1e16, -1e16, -0.0, round(r.lognormvariate(3, 1), 2)]),
-            "note": r.choice([None, "a", "ü", "long " * 20]),
+            "note": r.choice(notes),
         }
         stated = {name: value for name, value in cells.items() if name == "tap" or not again or r.random() < 0.6}
         places = tuple(sorted(SOURCE.index[SOURCE.by_name[name]] for name in stated))
@@ -149,7 +152,7 @@ def test_a_read_asks_as_few_times_as_the_state_allows(
     redis: RedisServer, urls: dict[str, str], events: int, trips: int
 ) -> None:
     """Heads; then heads and blocks, once for each level; then texts. The next read of a key knows what to ask for."""
-    log, reader = draw_log(events, 2), OnlineFeatures(PLAN)
+    log, reader = draw_log(events, 2, [LONG]), OnlineFeatures(PLAN)
     with open_keyvalue(urls["redis"], databases=[DATABASE]) as store:
         apply(store, StreamPath([PLAN]), log)
         with store.read() as snapshot:
@@ -159,6 +162,18 @@ def test_a_read_asks_as_few_times_as_the_state_allows(
             assert len(counting.asked) == trips
             open_read(store, counting, reader, card, None, now=log[-1].arrival + MINUTE)
             assert len(counting.asked) == trips + 1
+
+
+def test_short_texts_are_read_with_the_heads(redis: RedisServer, urls: dict[str, str]) -> None:
+    log = draw_log(90, 2, ["a", "ü"])
+    reader, card = OnlineFeatures(PLAN), [["hot" if c.name == "card" else None for c in SOURCE.columns]]
+    with open_keyvalue(urls["redis"], databases=[DATABASE]) as store:
+        apply(store, StreamPath([PLAN]), log)
+        with store.read() as snapshot:
+            counting: Any = Counting(snapshot)
+            get, t = open_read(store, counting, reader, card, None, now=log[-1].arrival + 1)
+            assert reader.read(get, card[0], t).texts[0] in ("a", "ü")
+            assert len(counting.asked) == 1
 
 
 def test_dynamodb_holds_equal_bytes_and_answers_equally(urls: dict[str, str]) -> None:

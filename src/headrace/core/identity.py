@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from headrace.core.errors import DataError
+from headrace.core.texts import spell
 
 KEY_LIMIT = 400  # LMDB takes keys of 511 bytes; the rest is for what stands before: store, source, group, day
 TEXT = b"text\0"  # stands before a text that is hashed
@@ -46,8 +47,14 @@ def row_hash(row_id: bytes) -> int:
 
 
 def text_id(text: str) -> int:
-    """Return the 63-bit non-negative number that stands for a text in fixed-size records."""
-    return row_hash(TEXT + text.encode())
+    """Return the number that stands for a text in fixed-size records: below 0 it spells it, else it is a 63-bit hash.
+
+    >>> text_of(text_id("EWR")), text_id("a longer text, which is hashed") >= 0
+    ('EWR', True)
+    """
+    raw = text.encode()
+    spelled = spell(raw)
+    return row_hash(TEXT + raw) if spelled is None else spelled
 
 
 def encode_key(parts: Sequence[Any]) -> bytes | None:

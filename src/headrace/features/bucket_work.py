@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.core.expressions import Column, columns_of, on_table
-from headrace.core.identity import row_hash, text_id
+from headrace.core.identity import row_hash
 from headrace.engines import Tables
 from headrace.features.aggregates import Feature
 from headrace.features.equal import equal_rows
@@ -20,6 +20,7 @@ from headrace.features.lane_plan import LanePlan
 from headrace.features.offline import answers, lane_versions, tells_texts
 from headrace.features.past import RowsAsked, keys_of, rows_of
 from headrace.features.snapshots import Copies
+from headrace.features.texts import Texts, longer_texts
 from headrace.features.windows import LaneEvents, ValueType
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import ROW_ID
@@ -176,6 +177,5 @@ def _events(lane: LanePlan, stored: pa.Table, key: Ints) -> LaneEvents:
     return events
 
 
-def _texts(lane: LanePlan, stored: pa.Table) -> dict[int, str]:
-    known = {text for i in _text_places(lane) for text in pc.unique(stored[f"x{i}"]).to_pylist()}
-    return {text_id(text): text for text in known if text is not None}
+def _texts(lane: LanePlan, stored: pa.Table) -> Texts:
+    return Texts.of(longer_texts(stored[f"x{i}"]) for i in _text_places(lane))

@@ -107,7 +107,7 @@ class EventMaker:
         arrival = max([row.arrivals[p] for p in self.places])
         return LaneEvent(self.plan.prefix + key, stands, arrival, row_hash, self.plan.lane.pack(values))
 
-    def texts(self, row: StoredRow) -> list[str]:
-        """Return the texts that the row's event refers to by id."""
+    def longer_texts(self, row: StoredRow) -> list[tuple[int, str]]:
+        """Return those texts that the row's event refers to by an id that does not spell them, behind it."""
         found = [self.values[place](row.values) for place in self.references]
-        return [text for text in found if text is not None]
+        return [(identity, text) for text in found if text is not None and (identity := text_id(text)) >= 0]

@@ -21,6 +21,7 @@ from headrace.features.plan import FeaturePlan
 from headrace.features.record import OK
 from headrace.features.scan import scan
 from headrace.features.snapshots import Copies
+from headrace.features.texts import Texts
 from headrace.features.windows import LaneEvents, Output
 
 SHOWN = 50
@@ -123,7 +124,7 @@ class _Log:
 
     events: LaneEvents
     keys: pa.Array
-    texts: dict[int, str]
+    texts: Texts
     copies: Copies | None
 
 
@@ -230,7 +231,7 @@ def _span(length: int, what: Output) -> str:
     return f"{format_duration(abs(far))}{' ahead' if far < 0 else ''}{stepped}"
 
 
-def _plain(word: Any, dtype: str, texts: Mapping[int, str]) -> Any:
+def _plain(word: Any, dtype: str, texts: Texts) -> Any:
     if dtype == "float":
         return float(np.array([word]).view(np.float64)[0])
     if dtype in ("str", "ref"):

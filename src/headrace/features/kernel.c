@@ -13,6 +13,7 @@
 #include "exact.h"
 #include "order.h"
 #include "sketch.h"
+#include "spell.h"
 #include <stdlib.h>
 #include <sys/mman.h>
 
@@ -1334,6 +1335,29 @@ void hash_ids(const uint8_t *prefix, int64_t length, const uint8_t *data, const 
     blake_add(&state, data + offset[i], offset[i + 1] - offset[i]);
     hash[i] = (int64_t)(blake_end(&state) >> 1);
   }
+}
+
+/* Write the word that spells each of n texts, 0 where none does. */
+void spell_texts(const uint8_t *data, const int32_t *offset, int64_t n, int64_t *word) {
+  Codes codes;
+  codes_make(&codes);
+  for (int64_t i = 0; i < n; i++) word[i] = spell(&codes, data + offset[i], offset[i + 1] - offset[i]);
+}
+
+/* Write the texts that n words spell, each with a NUL behind it, and where that ends; of a word that is not negative only
+ * the NUL. Return the number of the first word that is negative and spells no text; n if there is none. */
+int64_t unspell_texts(const int64_t *word, int64_t n, uint8_t *data, int64_t *end) {
+  Codes codes;
+  codes_make(&codes);
+  int64_t at = 0;
+  for (int64_t i = 0; i < n; i++) {
+    int bytes = word[i] < 0 ? unspell(&codes, word[i], data + at) : 0;
+    if (bytes < 0) return i;
+    at += bytes;
+    data[at++] = 0;
+    end[i] = at;
+  }
+  return n;
 }
 
 /* Hash n rows of three columns. */

@@ -71,7 +71,7 @@ class LanePlan:
         return frozenset([c for e in exprs for c in columns_of(e)] + [c for m in moments for c, _ in m.terms])
 
     def reads_texts(self, output: int) -> bool:
-        """Return whether an output is computed from texts, which lanes hold by id."""
+        """Return whether an output is computed from texts, which lanes hold as numbers."""
         column = self.outputs[output].column
         return column is not None and self.lane.values[column] is ValueType.REF
 

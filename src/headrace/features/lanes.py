@@ -45,7 +45,7 @@ Order = tuple[int, int, int]
 
 
 class ValueType(IntEnum):
-    """Say how a value's 8 bytes are read; REF is the id of a text."""
+    """Say how a value's 8 bytes are read; REF stands for a text: it spells it, or is the id under which it is stored."""
 
     FLOAT = 0
     INT = 1

@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from headrace.core.expressions import columns_of
-from headrace.core.identity import TEXT
 from headrace.features.bucket_work import stored_events
 from headrace.features.equal import hashed_ids
 from headrace.features.events import EventMaker
@@ -25,11 +24,11 @@ from headrace.features.lanes import ORDER
 from headrace.features.offline import bare_versions, lane_versions, numbered_texts, values_on
 from headrace.features.rows import RowCodec
 from headrace.features.stream import DATABASE, StreamPath
+from headrace.features.texts import Numbered, longer_texts
 from headrace.features.windows import LaneEvents, OnlineLane
 from headrace.storage.keyvalue import Get, Transaction
 
 Ints = NDArray[np.int64]
-Numbered = tuple[Ints, pa.Array]  # the ids of texts, and these
 
 
 class Told(Protocol):
@@ -44,7 +43,7 @@ class Told(Protocol):
         ...
 
     def texts(self) -> Iterator[Numbered]:
-        """Yield the texts that events refer to, for each value that is one."""
+        """Yield the texts that events refer to and no id spells, for each value that is one."""
         ...
 
 
@@ -70,7 +69,7 @@ class ByHistory:
         return values_on(self.lane, self.history.rows(reads, self.versions[places]))
 
     def texts(self) -> Iterator[Numbered]:
-        """Yield the texts that there are, for each value that is one."""
+        """Yield the texts that there are and no id spells, for each value that is one."""
         return numbered_texts(self.lane, self.history)
 
 
@@ -91,11 +90,10 @@ class ByBucket:
         return self.events.words[places], self.events.nulls[places]
 
     def texts(self) -> Iterator[Numbered]:
-        """Yield the bucket's texts, for each value that is one."""
+        """Yield the bucket's texts that no id spells, for each value that is one."""
         for name in self.stored.column_names:
             if name.startswith("x"):
-                texts = pc.drop_null(pc.unique(self.stored[name]))
-                yield hashed_ids(TEXT, texts), texts
+                yield longer_texts(self.stored[name])
 
 
 @dataclass(frozen=True, eq=False)

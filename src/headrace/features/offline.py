@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from headrace.core.errors import DataError
 from headrace.core.expressions import Column, Moment, columns_of, on_table
-from headrace.core.identity import TEXT
 from headrace.core.threads import usable_cores
-from headrace.features.equal import equal_rows, hashed_ids
+from headrace.features.equal import equal_rows
 from headrace.features.fold import Folder
 from headrace.features.history import NEVER, History, Ints
 from headrace.features.keys import Keys, dense_keys
@@ -25,13 +24,13 @@ from headrace.features.plan import BindingPlan, FeaturePlan
 from headrace.features.record import NO_KEY, NULL, OK
 from headrace.features.scan import Scanned, scan
 from headrace.features.snapshots import Copies
+from headrace.features.texts import Numbered, Texts, longer_texts, text_ids, texts_of
 from headrace.features.windows import LaneEvents, Output, ValueType
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.plan import moments_on
 from headrace.sources.sql import query_reveals
 from headrace.sources.zones import civil_times
 
-Texts: TypeAlias = Mapping[int, str]  # by their ids
 ARROW_TYPES = {"float": pa.float64(), "int": pa.int64(), "bool": pa.bool_(), "str": pa.string(), "instant": pa.int64()}
 
 
@@ -90,7 +89,7 @@ class Histories:
             events, known = placed_versions(lane, history)
             return newest_of(lane, history, events, keys.among(known), t)
         events, known = lane_events(lane, history)
-        texts = texts_by_id(lane, history) if tells_texts(lane) else {}
+        texts = texts_by_id(lane, history) if tells_texts(lane) else Texts()
         copies = history.copies if lane.dated else None
         return answers(lane, events, keys.among(known), t, texts, as_of, copies)
 
@@ -128,13 +127,13 @@ def answers(
     told = {}
     for i, column in enumerate(lane.columns):
         if column.dtype == "str":
-            ids, status = scanned.words[:, i].tolist(), scanned.status[:, i].tolist()
-            told[i] = pa.array([texts[w] if s == OK else None for w, s in zip(ids, status, strict=True)], pa.string())
+            found = texts_of(scanned.words[:, i], scanned.status[:, i] == OK, texts.__getitem__)
+            told[i] = pa.array(found, pa.string())
             scanned.words[:, i] = 0
     return LaneAnswers(scanned.words, scanned.status, told)
 
 
-def _fold(lane: LanePlan, output: int, scanned: Scanned, texts: Mapping[int, str]) -> None:
+def _fold(lane: LanePlan, output: int, scanned: Scanned, texts: Texts) -> None:
     """Call a fold for each query that has values, and put its results where the windows' other results are."""
     folder = Folder(lane, output)
     values, ends = scanned.folds[output]
@@ -369,20 +368,18 @@ def _positions(on: Moment, zone: str | None, table: pa.Table) -> tuple[Ints, NDA
     return found if zone is None or column.dtype == "date" else civil_times(found, zone), standing
 
 
-def texts_by_id(plan: LanePlan, history: History) -> dict[int, str]:
+def texts_by_id(plan: LanePlan, history: History) -> Texts:
     """Return the texts that a lane's events refer to by id."""
-    parts = numbered_texts(plan, history)
-    return {i: text for ids, texts in parts for i, text in zip(ids.tolist(), texts.to_pylist(), strict=True)}
+    return Texts.of(numbered_texts(plan, history))
 
 
-def numbered_texts(plan: LanePlan, history: History) -> Iterator[tuple[Ints, pa.Array]]:
-    """Yield, for each value of a lane that is a text, the ids of the texts that there are, and these."""
+def numbered_texts(plan: LanePlan, history: History) -> Iterator[Numbered]:
+    """Yield, for each value of a lane that is a text, the ids of those texts that no id spells, and these."""
     for value, kind in zip(plan.values, plan.lane.values, strict=False):
         if kind is ValueType.REF:
             # Reveals may each state a part of what an expression reads: only versions have all of it.
             table = history.table if isinstance(value, Column) else history.read(columns_of(value))[0]
-            texts = pc.drop_null(pc.unique(on_table(value, table)))
-            yield hashed_ids(TEXT, texts), texts
+            yield longer_texts(on_table(value, table))
 
 
 def values_on(plan: LanePlan, table: pa.Table) -> tuple[Ints, NDArray[np.bool_]]:
@@ -392,10 +389,7 @@ def values_on(plan: LanePlan, table: pa.Table) -> tuple[Ints, NDArray[np.bool_]]
     for i, (value, kind) in enumerate(zip(plan.values, plan.lane.values, strict=False)):
         array = on_table(value, table).combine_chunks()
         if kind is ValueType.REF:
-            encoded = array.dictionary_encode()
-            ids = hashed_ids(TEXT, encoded.dictionary)
-            places = pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False)
-            words[:, i] = (ids if len(ids) else np.zeros(1, np.int64))[places]
+            words[:, i] = text_ids(array)
         else:
             words[:, i] = as_words(array.cast(pa.float64()) if kind is ValueType.FLOAT else array)
         if array.null_count:

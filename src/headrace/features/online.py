@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import repeat
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -18,6 +20,7 @@ from headrace.features.plan import BindingPlan, FeaturePlan, FunctionPlan
 from headrace.features.reads import RowReader
 from headrace.features.record import NO_KEY, NULL, OK, FeatureTable, FeatureVector
 from headrace.features.snapshots import COPIES, Held
+from headrace.features.texts import spelled, texts_of
 from headrace.features.windows import Bytes, Ints, OnlineLane
 
 Get = Callable[[bytes], bytes | None]
@@ -57,6 +60,16 @@ class _Binding:
                 self.keys.clear()
             found = self.keys[parts] = encode_key([row[p] for p in self.places])
         return found
+
+
+    def all_keys(self, rows: Sequence[Sequence[Any]]) -> list[bytes | None]:
+        """Return the key of each row."""
+        place = self.places[0]
+        if len(self.places) == 1:
+            found = list(map(self.keys.get, [row[place] for row in rows], repeat(b"")))
+            if b"" not in found:
+                return found
+        return [self.key(row) for row in rows]
 
 
 class OnlineFeatures(Generic[P]):
@@ -154,7 +167,7 @@ class OnlineFeatures(Generic[P]):
         for i, _ in self.lane_texts:
             there = np.flatnonzero(table.status[:, i] == OK)
             for row, identity in zip(there.tolist(), table.words[there, i].tolist(), strict=True):
-                if identity not in self.known_texts and text_key(identity) not in held:
+                if identity >= 0 and identity not in self.known_texts and text_key(identity) not in held:
                     texts.setdefault(row, []).append(text_key(identity))
         for row, wanted in texts.items():
             self._follow_texts(rows[row], wanted)
@@ -169,7 +182,7 @@ class OnlineFeatures(Generic[P]):
         except Corrupt:
             return []
         found_ids = [self.word[i] for i, _ in self.lane_texts if self.state[i] == OK]
-        unknown = [identity for identity in found_ids if identity not in self.known_texts]
+        unknown = [identity for identity in found_ids if identity >= 0 and identity not in self.known_texts]
         lacking = [key for key in map(text_key, unknown) if key not in held]
         if lacking:
             self._follow_texts(row, lacking)
@@ -266,19 +279,21 @@ class OnlineFeatures(Generic[P]):
         for i, word in self.fills:
             missing = found.status[:, i] == NULL
             found.words[missing, i], found.status[missing, i] = word, OK
-        for i, _ in self.lane_texts:
-            there = found.status[:, i] == OK
-            found.texts.append(self._texts(get, found.words[:, i].tolist(), None if there.all() else there.tolist()))
-            found.words[:, i] = 0
+        if self.lane_texts:
+            places = [i for i, _ in self.lane_texts]
+            there = found.status.T[places] == OK
+            told = texts_of(found.words.T[places].ravel(), there.ravel(), partial(self._text, get))
+            found.texts += [told[at : at + len(rows)] for at in range(0, len(told), len(rows))]
+            found.words[:, places] = 0
         return found
 
     def _keys(self, rows: Sequence[Sequence[Any]], found: FeatureTable) -> list[bytes | None]:
         """Return every row's keys, as many as there are lanes; of bindings without a key the results are written."""
         if len({binding.places for binding in self.bindings}) == 1:
-            mine = [self.bindings[0].key(row) for row in rows]
+            mine = self.bindings[0].all_keys(rows)
             if None not in mine:
                 prefixes = [prefix for binding in self.bindings for prefix in binding.prefixes]
-                return [prefix + key for key in mine for prefix in prefixes if key is not None]
+                return [prefix + key for key in mine for prefix in prefixes]  # type: ignore[operator]
         keys: list[bytes | None] = []
         for i, row in enumerate(rows):
             for binding in self.bindings:
@@ -295,7 +310,7 @@ class OnlineFeatures(Generic[P]):
         words, status, taken = self.vector.words, self.vector.status, lane.folds()
 
         def text(identity: int) -> str:
-            return self._stored_text(get, identity)
+            return self._text(get, identity)
 
         for output, folder in folds:
             place = at + output
@@ -324,31 +339,24 @@ class OnlineFeatures(Generic[P]):
             text = None
             if state[i] == OK:
                 text = self.known_texts.get(word[i])
-                if text is None and get is not None:
-                    text = self._stored_text(get, word[i])
+                if text is None and (get is not None or word[i] < 0):
+                    text = self._text(get, word[i])
             texts[place], word[i] = text, 0
 
-    def _texts(self, get: Get, identities: Sequence[int], there: Sequence[bool] | None) -> list[str | None]:
-        """Return what ids stand for, None where there is none."""
-        found = list(map(self.known_texts.get, identities))
-        if there is not None:
-            found = [text if stands else None for text, stands in zip(found, there, strict=True)]
-        if None in found:
-            for i, identity in enumerate(identities):
-                if found[i] is None and (there is None or there[i]):
-                    found[i] = self._stored_text(get, identity)
-        return found
-
-    def _stored_text(self, get: Get, identity: int) -> str:
+    def _text(self, get: Get | None, identity: int) -> str:
+        """Return the text that an id stands for: what it spells, or what is stored under it."""
         found = self.known_texts.get(identity)
         if found is not None:
             return found
-        blob = get(text_key(identity))
-        if blob is None:
-            raise Corrupt("a text of the online store is missing", got=identity, next_step="headrace online rebuild")
         if len(self.known_texts) >= TEXTS_CACHED:
             self.known_texts.clear()
-        found = self.known_texts[identity] = blob.decode()
+        if identity < 0:
+            found = spelled(identity)
+        elif get is None or (blob := get(text_key(identity))) is None:
+            raise Corrupt("a text of the online store is missing", got=identity, next_step="headrace online rebuild")
+        else:
+            found = blob.decode()
+        self.known_texts[identity] = found
         return found
 
     def _call(self, plan: FunctionPlan, row: Sequence[Any]) -> Any:

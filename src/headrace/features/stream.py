@@ -1,7 +1,7 @@
 """Keep the online state: apply reveals one by one to rows and lanes inside the caller's transaction.
 
 The state is a pure function of the set of applied reveals; order, duplicates and lateness do not matter.
-Keys: `L…` lanes, `R` source, row id: rows; `T` id: texts; `E` day, source, row id: when to look at a row for expiry;
+Keys: `L…` lanes, `R` source, row id: rows; `T` id: texts that no id spells; `E` day, source, row id: when to look at a row for expiry;
 `B` lane's key: to be rebuilt from history; `S`, `s` source: copies of its table (`snapshots`); `M…` positions, which groups are there whole, and of which columns rows are.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from headrace.core.errors import DataError
 from headrace.core.expressions import Moment
-from headrace.core.identity import row_hash, text_id
+from headrace.core.identity import row_hash
 from headrace.core.time import DAY, Instant
 from headrace.features.aggregates import FOR_EVER
 from headrace.features.events import EventMaker, LaneEvent, text_key
@@ -87,9 +87,8 @@ class SourceState:
             after = writer.maker.event(new, identity)
             if before != after:
                 writer.move(store, before, after)
-                if writer.maker.references:
-                    for text in writer.maker.texts(new):
-                        store.put(text_key(text_id(text)), text.encode())
+                for identity, text in writer.maker.longer_texts(new) if writer.maker.references else ():
+                    store.put(text_key(identity), text.encode())
         store.put(key, self.codec.encode(new))
         if blob is None:
             self._remember(store, key, new)

@@ -52,7 +52,7 @@ __all__ = [
     "ValueType",
 ]
 
-KERNEL_VERSION = 2  # part of every group's hash: raise it when a result or the stored layout changes
+KERNEL_VERSION = 3  # part of every group's hash: raise it when a result or the stored layout changes
 STATUS_OK, STATUS_NULL, STATUS_EXPIRED, STATUS_OVERFLOW, STATUS_REBUILD = 0, 1, 2, 3, 6
 NO_MEMORY = -2
 NO_ENTRIES = bytes(4)
@@ -115,6 +115,8 @@ class _Kernel:
         self.pool = _function(short.lane_pool, pointer, pointer, pointer)
         self.hash_texts = _function(long.hash_texts, None, pointer, pointer, word, pointer)
         self.hash_ids = _function(long.hash_ids, None, data, word, pointer, pointer, word, pointer)
+        self.spell_texts = _function(long.spell_texts, None, pointer, pointer, word, pointer)
+        self.unspell_texts = _function(short.unspell_texts, word, pointer, word, data, pointer)
         self.hash_rows = _function(long.hash_rows, None, pointer, pointer, pointer, word, pointer)
         self.any_equal = _function(long.any_equal, word, pointer, word, small, word)
 

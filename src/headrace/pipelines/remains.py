@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from headrace.core.identity import canonical, encode_key
+from headrace.core.texts import spell
 from headrace.pipelines.stores import DATABASES, Stores
 from headrace.storage.keyvalue import KeyValue
 from headrace.storage.ledger import Ledger
@@ -88,7 +89,11 @@ def _needles(value: Any) -> Iterator[bytes]:
     if key is not None:
         yield key
     if isinstance(value, str):
-        yield value.encode() if len(value.encode()) >= SHORT else f'"{value}"'.encode()
+        raw = value.encode()
+        yield raw if len(raw) >= SHORT else f'"{value}"'.encode()
+        spelled = spell(raw)
+        if spelled is not None:
+            yield spelled.to_bytes(8, "little", signed=True)
 
 
 def _stands(content: bytes, needles: Sequence[bytes], others: Sequence[bytes]) -> bool:

@@ -257,7 +257,11 @@ def one_of(*values: Any) -> Any:
     return lambda random: random.choice(values)
 
 
-STORE, NUMBER, TEXT = one_of("X", "Y", "Z"), one_of(0.1, 0.2, 1e16, -1e16, -3.0, 7.0), one_of("", "a", "ü", "a b")
+STORE, NUMBER, TEXT = (
+    one_of("X", "Y", "Z"),
+    one_of(0.1, 0.2, 1e16, -1e16, -3.0, 7.0),
+    one_of("", "a", "ü", "a b and more words", "still more words than that"),
+)
 ODD = one_of(float("nan"), -float("nan"), -0.0, 0.0, float("inf"), 1.5)
 DRAWN: dict[type[hr.Source], dict[str, Any]] = {
     Sales: {

@@ -64,12 +64,12 @@ def reveals(name: str, n: int, r: np.random.Generator) -> pa.Table:
     if name == "Scores":
         table["score"] = pa.array(some(r, [0.1, -0.0, 0.0, float("nan"), 1e300], n), pa.float64())
         table["visits"] = pa.array(some(r, [1, 2**62, -5], n), pa.int64())
-        table["tier"] = pa.array(some(r, ["", "a", "ü"], n), pa.string())
+        table["tier"] = pa.array(some(r, ["", "a", "ü", "the tier of all others"], n), pa.string())
         table["good"] = pa.array(some(r, [True, False], n), pa.bool_())
     else:
         table |= {"order": pa.array(np.arange(n)), "amount": pa.array(some(r, [1.5, -2.0, 7.0], n, nulls=False))}
         table["shop"] = pa.array(some(r, ["x", "yy"], n, nulls=False))
-        table["note"] = pa.array(some(r, ["hm"], n), pa.string())
+        table["note"] = pa.array(some(r, ["hm", "a note of more words"], n), pa.string())
     table[ARRIVAL] = pa.array(at + r.integers(0, 3, n) * 1_000_000, pa.int64())
     source = {"Scores": Scores, "Orders": Orders}[name]
     return expand(definition_of(source), pa.table(table)).table

@@ -65,7 +65,7 @@ def test_many_rows_at_once_are_each_row_alone(features: list[FeatureLike]) -> No
                     "area": i % 3,
                     "fare": float(r.integers(9)),
                 }
-                for reveal in reveal_of(source, ride | {"note": [None, "x", "yy"][i % 3]}):
+                for reveal in reveal_of(source, ride | {"note": [None, "x", "a note of more words"][i % 3]}):
                     path.apply(access, "Rides", reveal)
         cells: list[list[Any]] = [
             ["a", 0, 1.0, "n"],

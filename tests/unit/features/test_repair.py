@@ -52,7 +52,9 @@ def reveals() -> list[Reveal]:
     for meter in ("a", "b"):
         for i in range(HOURS):
             event: dict[str, Any] = {"reading": f"{meter}{i}", "at": i * HOUR, "meter": meter, "level": float(i)}
-            found += reveal_of(SOURCE, {**event, "note": f"n{i}", ARRIVAL: i * HOUR})
+            found += reveal_of(
+                SOURCE, {**event, "note": ["n{}", "note {} of the meter"][i % 2].format(i), ARRIVAL: i * HOUR}
+            )
     end = HOURS * HOUR + DAY
     for i in range(HOURS - TAKEN_BACK, HOURS):
         event = {"reading": f"a{i}", "at": i * HOUR, "meter": "a", "level": None, "note": None, ARRIVAL: end + i}
