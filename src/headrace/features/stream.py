@@ -87,8 +87,8 @@ class SourceState:
             after = writer.maker.event(new, identity)
             if before != after:
                 writer.move(store, before, after)
-                for identity, text in writer.maker.longer_texts(new) if writer.maker.references else ():
-                    store.put(text_key(identity), text.encode())
+                for number, text in writer.maker.longer_texts(new) if writer.maker.references else ():
+                    store.put(text_key(number), text.encode())
         store.put(key, self.codec.encode(new))
         if blob is None:
             self._remember(store, key, new)
