@@ -278,7 +278,7 @@ def names_of(store: KeyValue, reader: OnlineFeatures[Any], entities: int, t: int
     found = []
     for key in range(entities):
         read_one(store, reader, key, t)
-        found.append([f"{PREFIX}:v:{DATABASE}:".encode() + name for name in [NEWEST, *reader.guess((key,))]])
+        found.append([f"{PREFIX}:v:{DATABASE}:".encode() + name for name in [NEWEST, *reader.guess([(key,)])]])
     return found
 
 

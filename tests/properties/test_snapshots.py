@@ -308,5 +308,5 @@ def test_the_reason_is_told_and_what_a_read_needs_is_asked_for() -> None:
     assert (told.value, told.used, told.events[0].why) == (None, 0, "a newer snapshot is without it")
     (told,) = explain_feature(PLAN, histories, "Customer.premium", ["a"], START + DAY)
     assert (told.value, told.used) == (2.0, 1)
-    heads = OnlineFeatures(PLAN).heads(["a"] * len(PLAN.row))
+    heads = OnlineFeatures(PLAN).heads([["a"] * len(PLAN.row)])
     assert {b"SCustomers", b"SRanks"} <= set(heads)  # a store without snapshots reads these with the rest

@@ -48,7 +48,7 @@ def open_read(
     if store.capabilities.snapshot:
         get = snapshot.getter(DATABASE)
         return get, moment_of_read(get, stated, now=now)
-    keys = dict.fromkeys([NEWEST, *also, *(key for row in rows for key in features.guess(row))])
+    keys = dict.fromkeys([NEWEST, *also, *features.guess(rows)])
     for _ in range(ROUNDS):
         held = dict(zip(keys, snapshot.get_many(DATABASE, keys), strict=True))
         t = moment_of_read(held.get, stated, now=now)

@@ -99,6 +99,7 @@ class OnlineFeatures(Generic[P]):
         self.bindings = [_Binding(b, [index[k] for k in b.key]) for b in plan.bindings]
         for binding in self.bindings:
             binding.keys = next(other.keys for other in self.bindings if other.places == binding.places)
+        self.spans = [binding.span for binding in self.bindings for _ in binding.lanes]  # of each lane its binding's
         self.dated = [dated for binding in self.bindings for dated in binding.dated]
         self.row = [(i, index[c], c.dtype) for i, c in plan.row_columns]
         texts = [i for i, c in enumerate(plan.columns) if c.dtype == "str"]
@@ -137,16 +138,14 @@ class OnlineFeatures(Generic[P]):
             self._set(function.index, self._call(function, row), function.function.dtype)
         return self.vector
 
-    def heads(self, row: Sequence[Any]) -> list[bytes]:
-        """Return the keys that a read of the row begins with."""
-        keys = [(binding, binding.key(row)) for binding in self.bindings]
-        heads = [prefix + key for binding, key in keys if key is not None for prefix in binding.prefixes]
-        return heads + [key for key, _, _ in self.dated]
+    def heads(self, rows: Sequence[Sequence[Any]]) -> list[bytes]:
+        """Return the keys that a read of the rows begins with."""
+        return [key for key in self._keys(rows) if key is not None] + [key for key, _, _ in self.dated]
 
-    def guess(self, row: Sequence[Any]) -> list[bytes]:
-        """Return the keys that a read of the row begins with, and those that the one before went on to."""
-        heads = self.heads(row)
-        return heads + [key for head in heads for key in self.followed.get(head, ())]
+    def guess(self, rows: Sequence[Sequence[Any]]) -> list[bytes]:
+        """Return the keys that a read of the rows begins with, and those that the one before went on to."""
+        heads = self.heads(rows)
+        return heads + [key for head in heads if head in self.followed for key in self.followed[head]]
 
     def missing(self, held: Mapping[bytes, bytes | None], rows: Sequence[Sequence[Any]], t: int) -> list[bytes]:
         """Return keys without which a read of the rows at `t` from `held`, which has their heads, would end; none if none.
@@ -158,7 +157,7 @@ class OnlineFeatures(Generic[P]):
             return [key for row in rows for key in self._lacking(held, row, t)]
         self._date(held.__getitem__, t)
         table = FeatureTable(self.columns, *_tables(len(rows), len(self.columns)), [])
-        keys = self._keys(rows, table)
+        keys = self._asked(rows, table)
         unread = self.lanes.begin_rows(held.__getitem__, keys, t, table.words, table.status)
         lacking = [key for i in unread for key in self._lacking(held, rows[i], t)]
         if unread:
@@ -275,7 +274,7 @@ class OnlineFeatures(Generic[P]):
             found.texts += [list(column) for column in zip(*texts, strict=True)] or [[] for _ in self.text_place]
             return found
         self._date(get, t)
-        self.lanes.read_rows(get, self._keys(rows, found), t, found.words, found.status)
+        self.lanes.read_rows(get, self._asked(rows, found), t, found.words, found.status)
         for i, word in self.fills:
             missing = found.status[:, i] == NULL
             found.words[missing, i], found.status[missing, i] = word, OK
@@ -287,23 +286,29 @@ class OnlineFeatures(Generic[P]):
             found.words[:, places] = 0
         return found
 
-    def _keys(self, rows: Sequence[Sequence[Any]], found: FeatureTable) -> list[bytes | None]:
-        """Return every row's keys, as many as there are lanes; of bindings without a key the results are written."""
+    def _asked(self, rows: Sequence[Sequence[Any]], found: FeatureTable) -> list[bytes | None]:
+        """Return every row's keys; of bindings without a key the results are written."""
+        keys = self._keys(rows)
+        if None in keys:
+            lanes = len(self.lanes.lanes)
+            for place in [place for place, key in enumerate(keys) if key is None]:
+                span = self.spans[place % lanes]
+                found.words[place // lanes, span] = self.blank[span]
+                found.status[place // lanes, span] = NO_KEY
+        return keys
+
+    def _keys(self, rows: Sequence[Sequence[Any]]) -> list[bytes | None]:
+        """Return every row's keys, as many as there are lanes."""
         if len({binding.places for binding in self.bindings}) == 1:
             mine = self.bindings[0].all_keys(rows)
             if None not in mine:
                 prefixes = [prefix for binding in self.bindings for prefix in binding.prefixes]
                 return [prefix + key for key in mine for prefix in prefixes]  # type: ignore[operator]
         keys: list[bytes | None] = []
-        for i, row in enumerate(rows):
+        for row in rows:
             for binding in self.bindings:
                 key = binding.key(row)
-                if key is None:
-                    found.words[i, binding.span] = self.blank[binding.span]
-                    found.status[i, binding.span] = NO_KEY
-                    keys += binding.absent
-                else:
-                    keys += [prefix + key for prefix in binding.prefixes]
+                keys += binding.absent if key is None else [prefix + key for prefix in binding.prefixes]
         return keys
 
     def _fold(self, get: Get, lane: OnlineLane, at: int, folds: Sequence[tuple[int, Folder]]) -> None:

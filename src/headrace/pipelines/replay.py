@@ -336,7 +336,7 @@ class _Replay:
         """Read at once most of what an hour's events will read one by one, where each read is a round trip."""
         for name in self.world.batches:
             self.path.fetch(transaction, name, [e[3] for e in events if e[1] == 0 and e[2] == name])
-        heads = (key for _, kind, row, _ in events if kind for key in self.reader.heads(row))
+        heads = self.reader.heads([row for _, kind, row, _ in events if kind])
         transaction.get_many(DATABASE, list(dict.fromkeys(heads)))
 
     def _hour(self, events: list[tuple[int, int, Any, Any]], access: Access) -> None:

@@ -105,7 +105,7 @@ def test_a_damaged_head_is_named_and_spoils_no_other_row() -> None:
         with store.read() as snapshot:
             get = snapshot.getter(DATABASE)
             expected = [reader.read(get, row, 9 * HOUR).words.tolist() for row in rows]
-            (damaged,) = reader.heads(rows[1])[:1]
+            (damaged,) = reader.heads(rows[1:2])[:1]
 
             def crooked(key: bytes) -> bytes | None:
                 found = get(key)
