@@ -61,7 +61,6 @@ class _Binding:
             found = self.keys[parts] = encode_key([row[p] for p in self.places])
         return found
 
-
     def all_keys(self, rows: Sequence[Sequence[Any]]) -> list[bytes | None]:
         """Return the key of each row."""
         place = self.places[0]

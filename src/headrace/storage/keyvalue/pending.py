@@ -48,9 +48,12 @@ class PendingTransaction:
 
     def put_many(self, database: str, rows: Iterable[tuple[bytes, bytes]]) -> None:
         """Write many values."""
-        put = self.access(database).put
-        for key, value in rows:
-            put(key, value)
+        written = {key: bytes(value) for key, value in rows}
+        for key in written:
+            if not 0 < len(key) <= MAX_KEY_BYTES:
+                raise bad_key(self._where, len(key))
+        for held in self._rows(database):
+            held.update(written)
 
     def delete(self, database: str, key: bytes) -> None:
         """Remove a key; a missing one is no error."""

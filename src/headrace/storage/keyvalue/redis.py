@@ -404,16 +404,18 @@ def _writes(names: _Names, changed: Changes) -> Iterator[Command]:
 
 
 def _groups(rows: list[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:
-    group: list[tuple[bytes, bytes]] = []
-    size = 0
-    for row in rows:
-        group.append(row)
-        size += len(row[0]) + len(row[1])
-        if len(group) == GROUP_KEYS or size >= GROUP_BYTES:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
+    """Yield rows in parts that fit into one command each."""
+    for start in range(0, len(rows), GROUP_KEYS):
+        yield from _fitting(rows[start : start + GROUP_KEYS])
+
+
+def _fitting(rows: list[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:
+    """Yield rows in halves of halves until each part has few enough bytes, or is a single row."""
+    if len(rows) > 1 and sum([len(key) + len(value) for key, value in rows]) > GROUP_BYTES:
+        yield from _fitting(rows[: len(rows) // 2])
+        yield from _fitting(rows[len(rows) // 2 :])
+    else:
+        yield rows
 
 
 def _end(prefix: bytes) -> bytes:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from hiredis import pack_command
 from redis.connection import Connection, SSLConnection
 from redis.exceptions import AuthenticationError, ConnectionError, NoPermissionError, RedisError, ResponseError
 
@@ -21,6 +22,7 @@ from headrace.storage.keyvalue.errors import closed
 from headrace.storage.keyvalue.location import Address
 
 FAILURES = (RedisError, OSError, ValueError)
+SENT_AT_ONCE = 1 << 16  # bytes of commands that are joined before they are sent
 Command = tuple[bytes | str | int, ...]
 
 
@@ -97,7 +99,9 @@ class Link:
         connection.deadline.at = deadline
         whole = False
         try:
-            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            packed = [pack_command(command) for command in commands]  # type: ignore[arg-type]  # the stub takes one part alone
+            parts = [b"".join(packed)] if sum(map(len, packed)) < SENT_AT_ONCE else packed
+            connection.send_packed_command(parts, check_health=False)
             replies = [self._reply() for _ in commands]
             whole = True
         finally:
