@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -51,6 +50,7 @@ from headrace.features.record import NULL
 from headrace.features.snapshots import Copies
 from headrace.sources.definition import SourceDefinition
 from headrace.sources.record import ARRIVAL, ROW_ID
+from headrace.storage.work import work_in
 
 BUCKET_ROWS: int = EngineSettings.model_fields["bucket_rows"].default
 SMALLEST = 65_536  # rows of a dataset that are read at a time
@@ -355,14 +355,14 @@ class Spread:
         if here:
             yield HistoryPast({s.name: History.build(s, _table(reveals[s.name]), as_of) for s in sources})
             return
-        with TemporaryDirectory(prefix="features-", dir=self.folder) as folder:
+        with work_in(self.folder) as folder:
             yield BucketedPast(
                 sources,
                 lanes,
                 reveals,
                 as_of=as_of,
                 engine=self.engine,
-                folder=Path(folder),
+                folder=folder,
                 bucket_rows=self.bucket_rows,
                 told=self.told,
             )

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import orjson
@@ -56,6 +54,7 @@ from headrace.pipelines.view import Progress, Table, View
 from headrace.sources.record import ARRIVAL, CONTENT, ROW_ID, RevealBatch
 from headrace.storage.keyvalue import Transaction, drop_rows
 from headrace.storage.ledger import Entry
+from headrace.storage.work import work_in
 
 SAMPLED = 1_000  # row ids of a bucket of rows, by which large tables are cut into ranges
 APPLY_AT_ONCE = 10_000  # reveals to a commit of the online store
@@ -299,7 +298,7 @@ class Materializer:
 
         one_of = max(engines.bucket_rows // SAMPLED, 1)
         ids = {name: sample_ids(self.stores.tables, name, version, one_of=one_of) for name, version in asked.items()}
-        with TemporaryDirectory(prefix="filling-", dir=work_folder(self.project, self.stores)) as folder:
+        with work_in(work_folder(self.project, self.stores)) as folder:
             yield BucketedStock(
                 BucketedPast(
                     sources,
@@ -307,7 +306,7 @@ class Materializer:
                     streamed,
                     as_of=newest,
                     engine=LocalEngine(),
-                    folder=Path(folder),
+                    folder=folder,
                     bucket_rows=engines.bucket_rows,
                     told=told,
                     living=True,

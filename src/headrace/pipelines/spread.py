@@ -21,7 +21,7 @@ def here() -> AbstractContextManager[Spread]:
 
 
 def beside(project: Project, told: Told | None = None) -> Spread:
-    """Compute in this process, in buckets outside the state folder: a server that starts meanwhile would clear those in it away."""
+    """Compute in this process, in buckets outside the state folder, which is only read."""
     settings = project.settings.engines
     folder = None if settings.work is None else project.folder / settings.work
     if folder is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from headrace.storage.ledger import Ledger, open_ledger
 from headrace.storage.paths import write_atomically
 from headrace.storage.state import StateFolder
 from headrace.storage.tables import Commit, Tables, open_tables
+from headrace.storage.work import clear_work
 
 CONTROL = "control"
 DATABASES = (DATABASE, CONTROL)
@@ -167,7 +167,7 @@ def open_stores(
         path = state_path(project, state)
         folder = stack.enter_context(StateFolder.open(path, clock=clock, write=write and alone, create=create))
         if write and alone and (folder.path / WORK).exists():
-            shutil.rmtree(folder.path / WORK)  # of a killed process: the lock says that no other is at work
+            clear_work(folder.path / WORK)
         urls = project.settings.stores
         ledger = open_ledger(urls.ledger or folder.url("ledger"), clock=clock, read_only=not (write or note))
         stack.enter_context(ledger)
