@@ -64,13 +64,14 @@ class LmdbKeyValue:
         self._path = Path(location)
         self._read_only = read_only
         self._transactions = _OpenTransactions()
-        self._grow_to = 0
+        self._grow_to = self._size = 0
         if read_only and file_size(self._path) == 0:
             raise absent(self._where)
         try:
             if not read_only:
                 self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._environment = self._open(map_size)
+            self._page_bytes = self._environment.stat()["psize"]
             self._ensure_whole()
             self._databases = {name: self._database(name) for name in databases}
             self._first = next(iter(self._databases.values()), None)
@@ -152,7 +153,7 @@ class LmdbKeyValue:
 
     def _claimed(self) -> int:
         """Return how many bytes the file's pages take."""
-        return int((self._environment.info()["last_pgno"] + 1) * self._environment.stat()["psize"])
+        return int((self._environment.info()["last_pgno"] + 1) * self._page_bytes)
 
     def _ensure_spare_end(self) -> None:
         """Raise Corrupt unless the pages that a file lacks at its end are ones that nothing uses.
@@ -180,9 +181,11 @@ class LmdbKeyValue:
             os.truncate(self._path / "data.mdb", claimed)
 
     def _keep_end(self) -> None:
-        """Make the file as long as it claims, see `_ensure_spare_end`."""
+        """Make the file as long as it claims, see `_ensure_spare_end`. It never shrinks, so it is looked at when it grows."""
         claimed = self._claimed()
-        if file_size(self._path) < claimed:
+        if self._size < claimed:
+            self._size = file_size(self._path)
+        if self._size < claimed:
             os.truncate(self._path / "data.mdb", claimed)
 
     def _database(self, name: str) -> Any:
@@ -222,7 +225,7 @@ class LmdbKeyValue:
         if self._read_only:
             raise Unavailable("the store was opened for reading only", where=self._where)
         information = self._environment.info()
-        used = (information["last_pgno"] + 1) * self._environment.stat()["psize"]
+        used = (information["last_pgno"] + 1) * self._page_bytes
         size = information["map_size"]
         if size - used < min(HEADROOM, size // 2) or size < self._grow_to:
             self._resize(max(2 * size, self._grow_to))
