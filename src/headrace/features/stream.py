@@ -125,8 +125,8 @@ class SourceState:
         """Return the instant from which no admissible reveal or read needs the row."""
         values, newest = row.values, max(row.arrivals)
         for place, offset in self.ends:
-            if values[place] is not None:
-                newest = max(newest, values[place] + offset)
+            if (value := values[place]) is not None and value + offset > newest:
+                newest = value + offset
         return newest + self.keep
 
     def _remember(self, store: Access, key: bytes, row: StoredRow) -> None:
