@@ -264,8 +264,8 @@ class Events:
 
     def fresh(self, n: int) -> list[Reveal]:
         """Return n events that nobody has seen."""
-        self.held += n
-        return reveals_at(self.held, n, [END + self.held * 1_000 + i for i in range(n)], self.r)
+        first, self.held = self.held, self.held + n
+        return reveals_at(first, n, [END + first * 1_000 + i for i in range(n)], self.r)
 
     def alone(self, n: int) -> float:
         """Return the median microseconds of an event, its commit apart."""

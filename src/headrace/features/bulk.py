@@ -95,7 +95,7 @@ def _put(
     rows: list[tuple[bytes, bytes]] = []
     due: list[tuple[bytes, bytes]] = []
     for key, reveals in found:
-        row = state.codec.empty()
+        row = state.codec.empty
         for reveal in reveals:
             row = row.apply(reveal) or row
         if not row.stated:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,14 +77,16 @@ class EventMaker:
 
     def __init__(self, plan: LanePlan) -> None:
         index = plan.source.index
+        places = [index[c] for c in plan.reads]
         self.plan = plan
         self.moment = plan.moment.per_row(index)
         self.position = None if plan.on is None else _position(plan.on, plan.zone, index)
         self.entity = tuple(index[c] for c in plan.entity)
         self.where = None if plan.where is None else per_row(plan.where, index)
         self.values: tuple[Callable[[Any], Any], ...] = tuple(per_row(v, index) for v in plan.values)
-        self.places = tuple(index[c] for c in plan.reads)
+        self.arrivals = itemgetter(*places, places[0])
         self.references = tuple(i for i, kind in enumerate(plan.lane.values) if kind is ValueType.REF)
+        self.prefix, self.keeps_nulls, self.pack = plan.prefix, plan.keeps_nulls, plan.lane.pack
         self.reads_row = {index[c] for e in (*plan.values, *plan.entity) for c in columns_of(e)}
 
     def event(self, row: StoredRow, row_hash: int) -> LaneEvent | None:
@@ -97,15 +100,15 @@ class EventMaker:
         if key is None:
             return None
         values = [value(cells) for value in self.values]
-        if not self.plan.keeps_nulls and all(v is None for v in values):
+        if not self.keeps_nulls and values.count(None) == len(values):
             return None
         for place in self.references:
             if values[place] is not None:
                 values[place] = text_id(values[place])
         if self.position is not None:
             values.append(moment)
-        arrival = max([row.arrivals[p] for p in self.places])
-        return LaneEvent(self.plan.prefix + key, stands, arrival, row_hash, self.plan.lane.pack(values))
+        arrival = max(self.arrivals(row.arrivals))
+        return LaneEvent(self.prefix + key, stands, arrival, row_hash, self.pack(values))
 
     def longer_texts(self, row: StoredRow) -> list[tuple[int, str]]:
         """Return those texts that the row's event refers to by an id that does not spell them, behind it."""

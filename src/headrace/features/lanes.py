@@ -195,17 +195,17 @@ class Chunks:
 
     def _append(self, store: Store, key: bytes, blob: bytes, add: tuple[int, int, int, bytes]) -> bool:
         """Put a newest event behind the open ones, if that is all there is to do."""
-        size = len(blob)
+        size, event = len(blob), self.event
         if size < HEAD.size:
             return False
         marks, version, newest, floor, number = HEAD.unpack_from(blob)
         start = HEAD.size + (marks >> 32) * self.entry
-        fits = start < size < start + self.limit - self.event and (size - start) % self.event == 0 and version < END
-        order = add[:3]
-        if not fits or marks & 0xFFFF != self.marks or ORDER.unpack_from(blob, size - self.event) >= order:
+        fits = start < size < start + self.limit - event and (size - start) % event == 0 and version < END
+        moment, arrival, row, packed = add
+        if not fits or marks & 0xFFFF != self.marks or ORDER.unpack_from(blob, size - event) >= (moment, arrival, row):
             return False
-        head = HEAD.pack(marks, version + 1, max(newest, order[1]), floor, number)
-        store.put(key, b"".join((head, blob[HEAD.size :], ORDER.pack(*order), add[3])))
+        head = HEAD.pack(marks, version + 1, max(newest, arrival), floor, number)
+        store.put(key, b"".join((head, blob[HEAD.size :], ORDER.pack(moment, arrival, row), packed)))
         return True
 
     def _change(

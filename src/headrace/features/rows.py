@@ -33,7 +33,9 @@ class StoredRow:
 
     def apply(self, reveal: Reveal) -> StoredRow | None:
         """Return the row after a reveal, None if every cell that it states is there in a newer or the same version."""
-        arrival, content, changed = reveal.arrival, reveal.content, None
+        arrival, content, changed, n = reveal.arrival, reveal.content, None, len(self.arrivals)
+        if len(reveal.places) == n and arrival > max(self.arrivals):
+            return StoredRow([arrival] * n, [content] * n, list(reveal.values))
         for place, value in zip(reveal.places, reveal.values, strict=True):
             held = self.arrivals[place]
             if arrival > held or (arrival == held and content > self.contents[place]):
@@ -45,7 +47,11 @@ class StoredRow:
 
 
 class RowCodec:
-    """Turn rows of one source into bytes and back; `dtypes` are those of its columns."""
+    """Turn rows of one source into bytes and back; `dtypes` are those of its columns.
+
+    Attributes:
+        empty: a row of which nothing is known yet.
+    """
 
     def __init__(self, name: str, dtypes: Sequence[str]) -> None:
         self.n = n = len(dtypes)
@@ -54,24 +60,23 @@ class RowCodec:
         self.layout = struct.Struct(f"<{n}q{n}q{kinds}{n}B")
         self.texts = tuple(i for i, dtype in enumerate(dtypes) if dtype == "str")
         self.bools = tuple(i for i, dtype in enumerate(dtypes) if dtype == "bool")
-
-    def empty(self) -> StoredRow:
-        """Return a row of which nothing is known yet."""
-        return StoredRow([ABSENT] * self.n, [0] * self.n, [None] * self.n)
+        self.empty = StoredRow([ABSENT] * n, [0] * n, [None] * n)
+        self._no_nulls = (False,) * n
 
     def encode(self, row: StoredRow) -> bytes:
         """Return the row's bytes."""
-        n, values = self.n, row.values
-        slots = [0 if v is None else v for v in values]
-        tail, at = [], self.layout.size
-        for place in self.texts:
-            if values[place] is not None:
-                text = values[place].encode()
-                slots[place] = at << 32 | len(text)
-                tail.append(text)
-                at += len(text)
-        nulls = [values[i] is None for i in range(n)]
-        return self.layout.pack(*row.arrivals, *row.contents, *slots, *nulls) + b"".join(tail)
+        slots, nulls, tail = row.values, self._no_nulls, b""
+        if None in slots:
+            nulls = tuple([value is None for value in slots])
+            slots = [0 if value is None else value for value in slots]
+        if self.texts:
+            slots = slots.copy()
+            for place in self.texts:
+                if not nulls[place]:
+                    text = slots[place].encode()
+                    slots[place] = self.layout.size + len(tail) << 32 | len(text)
+                    tail += text
+        return self.layout.pack(*row.arrivals, *row.contents, *slots, *nulls) + tail
 
     def decode(self, blob: bytes) -> StoredRow:
         """Return the row that the bytes hold.
@@ -92,9 +97,9 @@ class RowCodec:
             values[place] = blob[start : start + length].decode()
         for place in self.bools:
             values[place] = bool(values[place])
-        for place, null in enumerate(fields[3 * n :]):
-            if null:
-                values[place] = None
+        nulls = fields[3 * n :]
+        if any(nulls):
+            values = [None if null else value for value, null in zip(values, nulls, strict=True)]
         return StoredRow(list(fields[:n]), list(fields[n : 2 * n]), values)
 
 

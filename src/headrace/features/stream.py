@@ -18,7 +18,7 @@ from headrace.features.events import EventMaker, LaneEvent, text_key
 from headrace.features.lane_plan import GRACE, GroupPlan
 from headrace.features.layout import layout_of, refuse_other_layout, rewrite_rows
 from headrace.features.plan import FeaturePlan
-from headrace.features.rows import ABSENT, RowCodec, StoredRow
+from headrace.features.rows import RowCodec, StoredRow
 from headrace.features.snapshots import copy_told, count_coming, note_copies
 from headrace.features.windows import OnlineLane
 from headrace.sources.definition import SourceDefinition, definition_of
@@ -77,7 +77,7 @@ class SourceState:
             note_copies(store, self.definition.name, reveal.arrival, [moment], coming=coming)
         key = self.prefix + reveal.row_id
         blob = store.get(key)
-        old = self.codec.empty() if blob is None else self.codec.decode(blob)
+        old = self.codec.empty if blob is None else self.codec.decode(blob)
         new = old.apply(reveal)
         if new is None:
             return False
@@ -100,7 +100,7 @@ class SourceState:
         for reveal in reveals:
             key = self.prefix + reveal.row_id
             blob = get(key)
-            old = self.codec.empty() if blob is None else self.codec.decode(blob)
+            old = self.codec.empty if blob is None else self.codec.decode(blob)
             new = old.apply(reveal)
             if new is None:
                 continue
@@ -122,9 +122,11 @@ class SourceState:
 
     def expires(self, row: StoredRow) -> int:
         """Return the instant from which no admissible reveal or read needs the row."""
-        known = [row.values[place] + offset for place, offset in self.ends if row.values[place] is not None]
-        arrived = [a for a in row.arrivals if a != ABSENT]
-        return int(max([*known, *arrived])) + self.keep
+        values, newest = row.values, max(row.arrivals)
+        for place, offset in self.ends:
+            if (value := values[place]) is not None and value + offset > newest:
+                newest = value + offset
+        return newest + self.keep
 
     def _remember(self, store: Access, key: bytes, row: StoredRow) -> None:
         if self.keep < FOR_EVER:

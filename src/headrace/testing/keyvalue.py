@@ -23,6 +23,11 @@ DATABASES = ("state", "rows")
 KEYS = st.binary(min_size=1, max_size=3) | st.binary(min_size=500, max_size=511)
 CHANGES = st.lists(st.tuples(st.sampled_from(DATABASES), KEYS, st.none() | st.binary(max_size=9)), max_size=12)
 
+FEW = (b"a", b"ab", b"ac", b"b")
+OVERLAPPING = st.lists(
+    st.tuples(st.sampled_from(DATABASES), st.sampled_from(FEW), st.none() | st.binary(max_size=2)), max_size=8
+)
+
 
 class KeyValueContract:
     """Check one key-value backend; a subclass names its scheme, or overrides `url`.
@@ -155,6 +160,37 @@ class KeyValueContract:
             model = _content(store)
             for kept, changes in batches:
                 model = _after(store, model, kept, changes)
+            assert _content(store) == model
+
+        check()
+
+    def test_a_transaction_equals_a_dict_at_each_step(self, store: KeyValue) -> None:
+        """Reads, walks and counts between changes of few keys, one by one and many at once, see all changes so far."""
+
+        @settings(max_examples=self.examples, deadline=None)
+        @given(steps=st.lists(st.tuples(st.booleans(), OVERLAPPING), max_size=4))
+        def check(steps: list[tuple[bool, Any]]) -> None:
+            with store.write() as transaction:
+                model = {name: dict(transaction.items(name)) for name in DATABASES}
+                for at_once, changes in steps:
+                    for database, key, value in changes:
+                        if value is None:
+                            transaction.delete(database, key)
+                            model[database].pop(key, None)
+                            continue
+                        if at_once:
+                            transaction.put_many(database, [(key, value)])
+                        else:
+                            transaction.put(database, key, value)
+                        model[database][key] = value
+                        assert transaction.get(database, key) == value
+                    for name, rows in model.items():
+                        assert transaction.get_many(name, FEW) == [rows.get(key) for key in FEW]
+                        if at_once:
+                            assert transaction.count(name) == len(rows)
+                        else:
+                            walked = list(transaction.items(name, b"a", b"a"))
+                            assert walked == sorted((k, v) for k, v in rows.items() if k > b"a" and k.startswith(b"a"))
             assert _content(store) == model
 
         check()

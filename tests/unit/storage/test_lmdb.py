@@ -13,6 +13,7 @@ import pytest
 from headrace.core.errors import ConfigurationError, Corrupt, Unavailable
 from headrace.storage.keyvalue import KeyValue, open_keyvalue
 from headrace.storage.keyvalue import lmdb as backend
+from headrace.storage.keyvalue.lmdb_pages import verify
 
 
 def open_store(path: Path, **settings: object) -> KeyValue:
@@ -149,8 +150,7 @@ def taken_and_given_back(path: Path) -> tuple[int, int]:
         for _ in range(5):
             keys = [b"n%d" % source.randrange(400) for _ in range(source.randrange(1, 300))]
             with store.write() as transaction:
-                for key in keys:
-                    transaction.put("d", key, b"w" * source.randrange(1, 9_000))
+                transaction.put_many("d", [(key, b"w" * source.randrange(1, 9_000)) for key in keys])
                 for key in keys:
                     transaction.delete("d", key)
         return (path / "data.mdb").stat().st_size, store._claimed()  # type: ignore[attr-defined]
@@ -195,30 +195,55 @@ def test_overwritten_pages_never_crash_a_writer(tmp_path: Path) -> None:
     assert told > 100
 
 
+def test_a_transaction_writes_a_key_once_and_holds_few_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values that shrink leave no spare pages then; past a number of changes those made so far go in, and all still count."""
+    with open_store(tmp_path) as store, store.write() as transaction:
+        for size in (5_000, 2_500):
+            for i in range(400):
+                transaction.put("d", b"key %d" % i, bytes([i % 251]) * size)
+    assert lmdb.verify.verify(str(tmp_path)) == []  # type: ignore[no-untyped-call]
+    monkeypatch.setattr(backend, "MOST_WAITING", 8)
+    source, model = random.Random(5), {b"key %d" % i: bytes([i % 251]) * 2_500 for i in range(400)}
+    with open_store(tmp_path) as store:
+        with store.write() as transaction:
+            access = transaction.access("d")
+            for i in range(2_000):
+                key = b"key %d" % source.randrange(500)
+                assert access.get(key) == model.get(key)
+                if source.random() < 0.3:
+                    access.delete(key)
+                    model.pop(key, None)
+                else:
+                    access.put(key, b"%d" % i)
+                    model[key] = b"%d" % i
+                assert len(transaction._waiting["d"]) < 8  # type: ignore[attr-defined]
+        with store.read() as snapshot:
+            assert list(snapshot.items("d")) == sorted(model.items())
+
+
 def test_large_stores_are_checked_on_demand(tmp_path: Path) -> None:
     data = bytearray(damaged_store(tmp_path))
-    backend.verify(tmp_path)
-    backend.verify(tmp_path / "absent")
+    verify(tmp_path)
+    verify(tmp_path / "absent")
     data[20 * 4096 : 20 * 4096 + 64] = b"\xff" * 64
     (tmp_path / "data.mdb").write_bytes(data)
     with pytest.raises(Corrupt):
-        backend.verify(tmp_path)
+        verify(tmp_path)
 
 
 def test_a_large_store_whose_values_shrank_is_whole_and_still_found_damaged(tmp_path: Path) -> None:
     """Each value leaves a spare page behind, more of them than the verifier of LMDB's package reports before it stops."""
     with open_store(tmp_path) as store, store.write() as transaction:
         for size in (5_000, 2_500):
-            for i in range(400):
-                transaction.put("d", b"key %d" % i, bytes([i % 251]) * size)
+            transaction.put_many("d", [(b"key %d" % i, bytes([i % 251]) * size) for i in range(400)])
     assert len(lmdb.verify.verify(str(tmp_path))) > 200  # type: ignore[no-untyped-call]
-    backend.verify(tmp_path)
+    verify(tmp_path)
     data = bytearray((tmp_path / "data.mdb").read_bytes())
     for page in range(len(data) // 4096 - 40, len(data) // 4096):
         data[page * 4096 : page * 4096 + 16] = b"\xff" * 16
     (tmp_path / "data.mdb").write_bytes(data)
     with pytest.raises(Corrupt):
-        backend.verify(tmp_path)
+        verify(tmp_path)
 
 
 def test_files_have_the_documented_format(tmp_path: Path) -> None:

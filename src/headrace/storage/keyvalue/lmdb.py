@@ -7,7 +7,6 @@ not disk: it starts at `map_size` and doubles when less than `HEADROOM` of it is
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import threading
 import time
@@ -24,10 +23,12 @@ import lmdb
 from headrace.core.errors import Corrupt, HeadraceError, Unavailable
 from headrace.core.failpoints import reach
 from headrace.storage.keyvalue.errors import absent, bad_key, closed, damaged, unknown_database
+from headrace.storage.keyvalue.lmdb_pages import file_size, verify
 from headrace.storage.keyvalue.protocol import Access, Capabilities, Get, digest_rows
 
 MAP_SIZE = 1 << 30
 HEADROOM = 256 << 20
+MOST_WAITING = 1 << 14  # changes of a transaction that are held in memory
 MAX_DATABASES = 64
 MAX_READERS = 512
 RESIZE_SECONDS = 5.0
@@ -36,13 +37,6 @@ WRITER_SECONDS = 0.05  # more than a writer takes between its commit and what fo
 ENGINE = 0
 # Reading every page in Python costs about 11 ms a MiB, so only small files are checked whole when they are opened.
 VERIFY_BYTES = 8 << 20
-# LMDB writes a value that shrank into the overflow pages that it had. The verifier takes these spare pages for damage, and
-# then misses them in its count.
-LEAK = "neither reachable nor in the freeDB"
-SPARE_PAGES = re.compile(
-    r"header mp_pages (?P<held>\d+) != OVPAGES\(\d+\)=(?P<needed>\d+)"
-    r"|walked (?P<walked>\d+) overflow pages, record says (?P<recorded>\d+)"
-)
 CAPABILITIES = Capabilities(snapshot=True, transactions=True, durable=True, processes=True)
 DAMAGE = (
     lmdb.CorruptedError,
@@ -70,13 +64,14 @@ class LmdbKeyValue:
         self._path = Path(location)
         self._read_only = read_only
         self._transactions = _OpenTransactions()
-        self._grow_to = 0
-        if read_only and _file_size(self._path) == 0:
+        self._grow_to = self._size = 0
+        if read_only and file_size(self._path) == 0:
             raise absent(self._where)
         try:
             if not read_only:
                 self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._environment = self._open(map_size)
+            self._page_bytes = self._environment.stat()["psize"]
             self._ensure_whole()
             self._databases = {name: self._database(name) for name in databases}
             self._first = next(iter(self._databases.values()), None)
@@ -133,7 +128,7 @@ class LmdbKeyValue:
     def _open(self, map_size: int) -> lmdb.Environment:
         return lmdb.Environment(
             str(self._path),
-            map_size=max(map_size, _file_size(self._path) + HEADROOM),
+            map_size=max(map_size, file_size(self._path) + HEADROOM),
             readonly=self._read_only,
             metasync=False,
             mode=0o600,
@@ -147,9 +142,9 @@ class LmdbKeyValue:
     def _ensure_whole(self) -> None:
         """Raise Corrupt, with nothing left open, unless the file is as long as it claims and, if small, sound."""
         try:
-            if self._claimed() > _file_size(self._path):
+            if self._claimed() > file_size(self._path):
                 self._ensure_spare_end()
-            if not self._read_only and _file_size(self._path) <= VERIFY_BYTES:
+            if not self._read_only and file_size(self._path) <= VERIFY_BYTES:
                 with self._environment.begin(write=True):
                     verify(self._path)
         except BaseException:
@@ -158,7 +153,7 @@ class LmdbKeyValue:
 
     def _claimed(self) -> int:
         """Return how many bytes the file's pages take."""
-        return int((self._environment.info()["last_pgno"] + 1) * self._environment.stat()["psize"])
+        return int((self._environment.info()["last_pgno"] + 1) * self._page_bytes)
 
     def _ensure_spare_end(self) -> None:
         """Raise Corrupt unless the pages that a file lacks at its end are ones that nothing uses.
@@ -169,7 +164,7 @@ class LmdbKeyValue:
         """
         if self._read_only:
             time.sleep(WRITER_SECONDS)
-        size, claimed = _file_size(self._path), self._claimed()
+        size, claimed = file_size(self._path), self._claimed()
         if size >= claimed:
             return
         if claimed > size + HEADROOM:
@@ -186,9 +181,11 @@ class LmdbKeyValue:
             os.truncate(self._path / "data.mdb", claimed)
 
     def _keep_end(self) -> None:
-        """Make the file as long as it claims, see `_ensure_spare_end`."""
+        """Make the file as long as it claims, see `_ensure_spare_end`. It never shrinks, so it is looked at when it grows."""
         claimed = self._claimed()
-        if _file_size(self._path) < claimed:
+        if self._size < claimed:
+            self._size = file_size(self._path)
+        if self._size < claimed:
             os.truncate(self._path / "data.mdb", claimed)
 
     def _database(self, name: str) -> Any:
@@ -228,7 +225,7 @@ class LmdbKeyValue:
         if self._read_only:
             raise Unavailable("the store was opened for reading only", where=self._where)
         information = self._environment.info()
-        used = (information["last_pgno"] + 1) * self._environment.stat()["psize"]
+        used = (information["last_pgno"] + 1) * self._page_bytes
         size = information["map_size"]
         if size - used < min(HEADROOM, size // 2) or size < self._grow_to:
             self._resize(max(2 * size, self._grow_to))
@@ -350,31 +347,71 @@ class _LmdbSnapshot:
 
 
 class _LmdbTransaction(_LmdbSnapshot):
-    """Write through one LMDB transaction."""
+    """Write through one LMDB transaction.
+
+    Changes wait in memory and go in together, in the order of their keys: a key that changes often is written once, and
+    what is written together lies together in the file, which a commit then writes in fewer pieces.
+    """
+
+    def __init__(self, store: LmdbKeyValue, transaction: Any) -> None:
+        super().__init__(store, transaction)
+        self._waiting: dict[str, dict[bytes, bytes | None]] = {}
+
+    def getter(self, database: str) -> Get:
+        """Return the function that reads one database."""
+        return self.access(database).get
+
+    def items(self, database: str, prefix: bytes = b"", after: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+        """Walk the rows whose key begins with `prefix`, in key order, those above `after` only."""
+        self.settle()
+        yield from super().items(database, prefix, after)
+
+    def count(self, database: str) -> int:
+        """Return the number of rows."""
+        self.settle()
+        return super().count(database)
 
     def put(self, database: str, key: bytes, value: bytes) -> None:
         """Write a value."""
-        self._transaction.put(key, value, db=self._store._handle(database))
+        self.access(database).put(key, value)
 
     def put_many(self, database: str, rows: Iterable[tuple[bytes, bytes]]) -> None:
         """Write many values: quicker than one by one, and quickest in the order of the keys."""
+        self.settle()
         with self._transaction.cursor(db=self._store._handle(database)) as cursor:
             cursor.putmulti(rows)
 
     def delete(self, database: str, key: bytes) -> None:
         """Remove a key; a missing one is no error."""
-        self._transaction.delete(key, db=self._store._handle(database))
+        self.access(database).delete(key)
 
     def access(self, database: str) -> Access:
         """Return one database's operations as plain functions."""
-        handle, transaction = self._store._handle(database), self._transaction
-        if handle is self._store._first:
-            return Access(transaction.get, transaction.put, transaction.delete)
-        return Access(
-            partial(transaction.get, db=handle),
-            partial(transaction.put, db=handle),
-            partial(transaction.delete, db=handle),
-        )
+        stored = super().getter(database)
+        waiting = self._waiting.setdefault(database, {})
+
+        def get(key: bytes) -> bytes | None:
+            return waiting[key] if key in waiting else stored(key)
+
+        def put(key: bytes, value: bytes | None) -> None:
+            waiting[key] = value
+            if len(waiting) >= MOST_WAITING:
+                self.settle()
+
+        return Access(get, put, lambda key: put(key, None))
+
+    def settle(self) -> None:
+        """Write what waits."""
+        for database, waiting in self._waiting.items():
+            if not waiting:
+                continue
+            handle = self._store._handle(database)
+            for key in [key for key, value in waiting.items() if value is None]:
+                del waiting[key]
+                self._transaction.delete(key, db=handle)
+            with self._transaction.cursor(db=handle) as cursor:
+                cursor.putmulti([(key, waiting[key]) for key in sorted(waiting)])
+            waiting.clear()
 
 
 class _LmdbRead:
@@ -401,20 +438,22 @@ class _LmdbRead:
 class _LmdbWrite:
     """Open a write transaction and commit it when the block ends well."""
 
-    __slots__ = ("_store", "_transaction")
+    __slots__ = ("_store", "_transaction", "_writer")
 
     def __init__(self, store: LmdbKeyValue) -> None:
         self._store = store
 
     def __enter__(self) -> _LmdbTransaction:
         self._transaction = self._store._begin(write=True)
-        return _LmdbTransaction(self._store, self._transaction)
+        self._writer = _LmdbTransaction(self._store, self._transaction)
+        return self._writer
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
             if kind is None:
+                self._writer.settle()
                 reach("keyvalue.before_commit")
                 self._transaction.commit()
                 self._store._keep_end()
@@ -426,51 +465,6 @@ class _LmdbWrite:
             self._store._transactions.leave()
         if isinstance(error, lmdb.Error):
             raise self._store._translate(error) from error
-
-
-def verify(folder: Path) -> None:
-    """Check every page of a store's file without handing it to LMDB, which trusts what it reads and may crash.
-
-    Nobody may be writing meanwhile. A missing file is whole.
-
-    Raises:
-        Corrupt: a page is not what LMDB would have written.
-    """
-    size = _file_size(folder)
-    if size == 0:
-        return
-    from lmdb import verify as pages
-
-    class Pages(pages._Verifier):
-        """Keep what is damage: of the rest a large store has more than the verifier reports before it gives up."""
-
-        def err(self, msg: str) -> None:
-            """Take in a finding."""
-            if not _harmless(msg):
-                super().err(msg)  # type: ignore[no-untyped-call]
-
-    try:
-        with (folder / "data.mdb").open("rb") as file:
-            findings: list[str] = Pages(file, size).verify()  # type: ignore[no-untyped-call]
-    except pages.VerifyError as error:
-        raise damaged(f"lmdb:{folder}", str(error), "an LMDB environment") from error
-    if findings:
-        raise damaged(f"lmdb:{folder}", findings[0], "a whole LMDB environment")
-
-
-def _harmless(finding: str) -> bool:
-    """Tell whether a finding is only spare pages: more held than needed, or reached by nothing."""
-    spare = SPARE_PAGES.search(finding)
-    if spare is None:
-        return LEAK in finding
-    return int(spare["held"] or spare["recorded"]) > int(spare["needed"] or spare["walked"])
-
-
-def _file_size(folder: Path) -> int:
-    try:
-        return os.stat(folder / "data.mdb").st_size
-    except FileNotFoundError:
-        return 0
 
 
 def _nothing(key: bytes) -> None:
