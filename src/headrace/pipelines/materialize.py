@@ -292,8 +292,8 @@ class Materializer:
         streamed = stream_reveals(self.stores.tables, sources, versions, asked)
         pinned = {name: None if versions is None else versions[name] for name in names}
         if max((each.rows for each in streamed.values()), default=0) <= engines.bucket_rows:
-            tables = {name: self._at(name, version, fresh or {}, asked) for name, version in pinned.items()}
-            yield WholeStock(sources, tables, newest)
+            at = partial(self._at, fresh=fresh or {}, asked=asked)
+            yield WholeStock(sources, {name: at(name, version) for name, version in pinned.items()}, newest)
             return
 
         def told(what: str, done: int, total: int) -> None:
