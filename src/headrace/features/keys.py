@@ -62,7 +62,7 @@ def dense_keys(columns: Sequence[pa.ChunkedArray]) -> tuple[pa.Array, Ints]:
 
 def _numbered(column: pa.ChunkedArray) -> tuple[pa.Array, Ints]:
     """Return the different values of a column in the order in which they come, and for each row the place of its own, -1 for null."""
-    encoded = column.dictionary_encode().unify_dictionaries()
+    encoded = column.dictionary_encode()  # all chunks share the values of all
     place, at = np.empty(len(column), np.int64), 0
     for chunk in encoded.chunks:
         place[at : at + len(chunk)] = pc.fill_null(chunk.indices, -1).to_numpy()
