@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 import headrace as hr
 from headrace.core.settings import SourceSettings
 from headrace.features.plan import FeaturePlan, plan_features
+from headrace.pipelines.reveals import append_reveals, reveals_table
 from headrace.sources.definition import SourceDefinition, definition_of
 from headrace.sources.plan import expand
 from headrace.sources.readers import Conformer
@@ -182,14 +183,14 @@ def reveals_of(group: type[hr.FeatureGroup], table: pa.Table, observed: bool) ->
 
 
 def stored(folder: Path, name: str, group: type[hr.FeatureGroup]) -> Tables:
-    """Return the tables in which a data set's reveals are stored, as `headrace run` stores them; filled on first use."""
-    tables = open_tables(f"delta:{folder}")
-    if tables.describe(name) is not None:
+    """Return tables of a data set's own in which its reveals are stored as `headrace run` stores them; filled on first use."""
+    tables, source = open_tables(f"delta:{folder / name}"), source_of(group)
+    if tables.describe(reveals_table(source.name)) is not None:
         return tables
     for number, batch in enumerate(pq.ParquetFile(written(name)).iter_batches(1_000_000)):
         table = pa.Table.from_batches([batch])
         if name.startswith("events"):
             ids = np.arange(number * 1_000_000, number * 1_000_000 + len(table))
             table = table.append_column("event_id", pa.array(ids))
-        tables.append(name, reveals_of(group, table, not name.startswith("events")).table)
+        append_reveals(tables, source, reveals_of(group, table, not name.startswith("events")).table)
     return tables

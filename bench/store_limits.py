@@ -33,8 +33,8 @@ from store_ours import (
     Events,
     Repeat,
     asked_keys,
-    asked_of,
     fill_views,
+    labels_of,
     median_us,
     read_one,
     seconds,
@@ -163,7 +163,7 @@ def plain_windows(events: pa.Table, key: NDArray[np.int64], t: NDArray[np.int64]
 @contextmanager
 def windows(kind: str, case: str, from_file: bool) -> Iterator[Repeat]:
     """Answer windows by NumPy, from the Parquet file or from memory."""
-    rows, t = asked_of(kind)
+    rows, t = labels_of(kind)
     key, columns = rows["entity_id"].to_numpy(), ["entity_id", "ts", "amount"]
     loaded = None if from_file else pq.read_table(written(f"events_{kind}"), columns=columns).combine_chunks()
 

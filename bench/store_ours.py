@@ -38,6 +38,8 @@ from store_data import (
 )
 from store_http import served
 
+from headrace.features.asked import asked_of
+from headrace.features.buckets import Spread, lanes_of
 from headrace.features.history import History
 from headrace.features.keys import Keys
 from headrace.features.moment import open_read
@@ -48,10 +50,12 @@ from headrace.features.repair import backfill
 from headrace.features.scan import scan
 from headrace.features.stock import WholeStock
 from headrace.features.stream import DATABASE, StreamPath
+from headrace.pipelines.reveals import read_reveals, read_source, stream_reveals
 from headrace.sources.plan import reveal_of
 from headrace.sources.record import ARRIVAL, Reveal
 from headrace.sources.run import batch_of
 from headrace.storage.keyvalue import KeyValue, open_keyvalue
+from headrace.storage.tables import Tables
 from headrace.testing.servers import redis_server
 
 Repeat = Callable[[], Mapping[str, float]]
@@ -176,21 +180,26 @@ def asked(name: str, group: type) -> tuple[pa.Table, NDArray[np.int64]]:
     return labels.select(["entity_id"]), labels["event_timestamp"].cast(pa.int64()).to_numpy()
 
 
+def from_history(tables: Tables, plan: FeaturePlan, rows: pa.Table, t: NDArray[np.int64]) -> pa.Table:
+    """Return rows' features as training and batch prediction compute them where buckets are as large as the table."""
+    reveals = stream_reveals(tables, plan.sources, asked=asked_of(plan))
+    with Spread(bucket_rows=EVER).past(plan.read, lanes_of(plan), reveals, EVER) as past:
+        return OfflineFeatures(plan, past).compute(rows, t).table(plan)
+
+
 @contextmanager
 def join(size: str) -> Iterator[Repeat]:
     """Join ten features to labels, from Parquet files and the stored table to Arrow; both clocks."""
     group = joined()
-    tables, plan, name = stored(TABLES, f"feats_{size}", group), plan_of(group), source_of(group).name
+    tables, plan = stored(TABLES, f"feats_{size}", group), plan_of(group)
 
     def go() -> pa.Table:
-        rows, t = asked(f"labels_{size}", group)
-        histories = {name: History.build(source_of(group), tables.read(f"feats_{size}"), EVER)}
-        return OfflineFeatures(plan, histories).compute(rows, t).table(plan)
+        return from_history(tables, plan, *asked(f"labels_{size}", group))
 
     yield lambda: {f"join_{size}": seconds(go)}
 
 
-def asked_of(kind: str) -> tuple[pa.Table, NDArray[np.int64]]:
+def labels_of(kind: str) -> tuple[pa.Table, NDArray[np.int64]]:
     """Return the labels of windows; for Zipf's law their keys are drawn from the events'."""
     rows, t = asked("labels_s", windows())
     if kind == "u":
@@ -202,9 +211,10 @@ def asked_of(kind: str) -> tuple[pa.Table, NDArray[np.int64]]:
 @contextmanager
 def windows_in_memory(kind: str) -> Iterator[Repeat]:
     """Answer 28 windows of 100,000 labels from a lane's events in memory."""
-    group, (rows, t) = windows(), asked_of(kind)
+    group, (rows, t) = windows(), labels_of(kind)
     lane = plan_of(group).groups[0].lanes[0]
-    history = History.build(source_of(group), stored(TABLES, f"events_{kind}", group).read(f"events_{kind}"), EVER)
+    source = source_of(group)
+    history = History.build(source, read_source(stored(TABLES, f"events_{kind}", group), source), EVER)
     events, known = lane_events(lane, history)
     del history
     query = Keys.of([rows["entity_id"]]).among(known)
@@ -214,14 +224,9 @@ def windows_in_memory(kind: str) -> Iterator[Repeat]:
 @contextmanager
 def windows_from_tables(kind: str) -> Iterator[Repeat]:
     """Answer 28 windows of 100,000 labels from the stored table to Arrow."""
-    group, (rows, t) = windows(), asked_of(kind)
-    tables, plan, name = stored(TABLES, f"events_{kind}", group), plan_of(group), source_of(group).name
-
-    def go() -> pa.Table:
-        histories = {name: History.build(source_of(group), tables.read(f"events_{kind}"), EVER)}
-        return OfflineFeatures(plan, histories).compute(rows, t).table(plan)
-
-    yield lambda: {f"tables_{kind}": seconds(go)}
+    group, (rows, t) = windows(), labels_of(kind)
+    tables, plan = stored(TABLES, f"events_{kind}", group), plan_of(group)
+    yield lambda: {f"tables_{kind}": seconds(lambda: from_history(tables, plan, rows, t))}
 
 
 def reveals_at(first: int, n: int, moments: list[int], r: random.Random) -> list[Reveal]:
@@ -361,7 +366,7 @@ def materialize(kind: str, prefix: str = "") -> Iterator[Repeat]:
             empty = size_of(url)
 
             def read() -> WholeStock:
-                return WholeStock([source], {source.name: tables.read("vm")}, END)
+                return WholeStock([source], read_reveals(tables, [source], asked=asked_of(plan)), END)
 
             took = seconds(lambda: backfill(store, plan.groups, END, read, lambda done, total: None))
             return {f"{prefix}materialize": rows / took, f"{prefix}size": (size_of(url) - empty) / rows}

@@ -5,6 +5,8 @@ Mostly none are, and then there is nothing to sort: where no two hashes of 64 bi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from headrace.core.threads import in_threads, parted
 from headrace.features.windows import loaded_kernel
 
 SHARED = 20_000  # hashes from which on threads share them
+RUNS = 10_000  # of ascending values, up to which they are compared with each other
 Ints = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 
@@ -52,7 +55,36 @@ def hashed_ids(prefix: bytes, texts: pa.Array | pa.ChunkedArray) -> Ints:
 
 def equal_rows(key: Ints, moment: Ints, arrival: Ints, threads: int = 1) -> Ints:
     """Return the places of rows of three columns that some other row equals, ascending."""
-    columns = [np.ascontiguousarray(column, np.int64) for column in (key, moment, arrival)]
+    suspects = _suspects(arrival)
+    if suspects is None or len(suspects) == len(key):
+        return _equal_rows([np.ascontiguousarray(column, np.int64) for column in (key, moment, arrival)], threads)
+    found: Ints = suspects[_equal_rows([column[suspects] for column in (key, moment, arrival)], threads)]
+    return found
+
+
+def _suspects(values: Ints) -> Ints | None:
+    """Return the places of values that another one may equal, ascending; None where they are not in a few ascending runs.
+
+    So come what a table's files hold, each in the order of arrival: there equal values lie side by side.
+    """
+    falls = values[1:] < values[:-1]
+    if np.count_nonzero(falls) >= RUNS or not len(values):
+        return None
+    starts = np.concatenate([[0], np.flatnonzero(falls) + 1])
+    order = np.argsort(values[starts], kind="stable")
+    lasts = values[np.append(starts[1:], len(values)) - 1]
+    if (lasts[order[:-1]] >= values[starts[order[1:]]]).any():
+        return None
+    same = values[1:] == values[:-1]
+    found = np.zeros(len(values), bool)
+    found[1:] |= same
+    found[:-1] |= same
+    return np.flatnonzero(found)
+
+
+def _equal_rows(columns: Sequence[Ints], threads: int) -> Ints:
+    """Return the places of rows of three contiguous columns that some other row equals, ascending."""
+    key = columns[0]
     hashes = np.empty(len(key), np.uint64)
 
     def fill(span: slice) -> None:

@@ -46,7 +46,9 @@ class History:
         newest = pc.max(reveals[ARRIVAL]).as_py()
         late = newest is not None and newest > as_of
         table = reveals.filter(pc.less_equal(reveals[ARRIVAL], as_of)) if late else reveals
-        arrival = _integers(table, ARRIVAL)
+        arrivals = table[ARRIVAL].combine_chunks()
+        table = table.set_column(table.column_names.index(ARRIVAL), ARRIVAL, arrivals)
+        arrival: Ints = arrivals.to_numpy().astype(np.int64, copy=False)
         if certainly_distinct(table[ROW_ID], threads or usable_cores()):
             places = np.arange(table.num_rows)
             return cls(source, table, places, places, arrival, single=True)

@@ -37,12 +37,10 @@ class Keys(NamedTuple):
 def dense_keys(columns: Sequence[pa.ChunkedArray]) -> tuple[pa.Array, Ints]:
     """Return the distinct encoded keys, and for each row the place of its key; -1 where a part is null."""
     if len(columns) == 1:
-        encoded = columns[0].combine_chunks().dictionary_encode()
-        indices = pc.fill_null(encoded.indices, -1) if encoded.indices.null_count else encoded.indices
-        place = indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        if encoded.dictionary.type == pa.int64():
-            return integer_keys(encoded.dictionary.to_numpy()), place
-        return pa.array([encode_key([part]) or b"" for part in encoded.dictionary.to_pylist()], pa.binary()), place
+        different, place = _numbered(columns[0])
+        if different.type == pa.int64():
+            return integer_keys(different.to_numpy()), place
+        return pa.array([encode_key([part]) or b"" for part in different.to_pylist()], pa.binary()), place
     codes, size = np.zeros(len(columns[0]), np.int64), 1
     null = np.zeros(len(codes), bool)
     for column in columns:
@@ -60,6 +58,16 @@ def dense_keys(columns: Sequence[pa.ChunkedArray]) -> tuple[pa.Array, Ints]:
     place[rows] = known
     parts = zip(*(column.take(pa.array(rows[first])).to_pylist() for column in columns), strict=True)
     return pa.array([encode_key(part) or b"" for part in parts], pa.binary()), place
+
+
+def _numbered(column: pa.ChunkedArray) -> tuple[pa.Array, Ints]:
+    """Return the different values of a column in the order in which they come, and for each row the place of its own, -1 for null."""
+    encoded = column.dictionary_encode()  # all chunks share the values of all
+    place, at = np.empty(len(column), np.int64), 0
+    for chunk in encoded.chunks:
+        place[at : at + len(chunk)] = pc.fill_null(chunk.indices, -1).to_numpy()
+        at += len(chunk)
+    return encoded.chunk(0).dictionary if encoded.num_chunks else pa.array([], column.type), place
 
 
 def integer_keys(values: Ints) -> pa.Array:

@@ -49,11 +49,15 @@ class Told(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ByHistory:
-    """Tell of events from the history that they follow from: the places of their versions in it are `versions`."""
+    """Tell of events from the history that they follow from: the places of their versions in it are `versions`.
+
+    Their `words` and `nulls` may have no columns; then values are read from history.
+    """
 
     lane: LanePlan
     history: History
-    events: LaneEvents
+    words: Ints
+    nulls: NDArray[np.bool_]
     versions: Ints
 
     def ids(self, places: Ints) -> pa.ChunkedArray:
@@ -62,9 +66,8 @@ class ByHistory:
 
     def values(self, places: Ints) -> tuple[Ints, NDArray[np.bool_]]:
         """Return some events' values; where there are none in hand, only theirs are read."""
-        events = self.events
-        if events.words.shape[1] or not self.lane.values:
-            return events.words[places], events.nulls[places]
+        if self.words.shape[1] or not self.lane.values:
+            return self.words[places], self.nulls[places]
         reads = tuple(dict.fromkeys(c for value in self.lane.values for c in columns_of(value)))
         return values_on(self.lane, self.history.rows(reads, self.versions[places]))
 
@@ -107,7 +110,8 @@ class Living:
     keys: pa.Array
     bounds: Ints
     order: Ints
-    events: LaneEvents
+    moment: Ints
+    arrival: Ints
     told: Told
 
     @classmethod
@@ -115,7 +119,7 @@ class Living:
         """Put a lane's events in order; where a single history is enough to have their values, none are read yet."""
         bare = history.single and lane.on is None
         events, keys, versions = bare_versions(lane, history) if bare else lane_versions(lane, history)
-        return cls._ordered(lane, events, keys, ByHistory(lane, history, events, versions))
+        return cls._ordered(lane, events, keys, ByHistory(lane, history, events.words, events.nulls, versions))
 
     @classmethod
     def of_bucket(cls, lane: LanePlan, stored: pa.Table) -> Living:
@@ -130,8 +134,9 @@ class Living:
         ascending = pc.sort_indices(keys)
         rank = np.empty(len(keys), np.int64)
         rank[ascending.to_numpy()] = np.arange(len(keys))
-        living = np.flatnonzero(events.until == NEVER)
+        keys, living = keys.take(ascending), np.flatnonzero(events.until == NEVER)
         key = rank[events.key[living]]
+        del ascending, rank  # as large as the keys, and there is more to come
         counts = np.bincount(key, minlength=len(keys))
         if counts.max(initial=0) > 1:
             rows = hashed_ids(row_prefix(lane.source.name), told.ids(living))
@@ -139,7 +144,7 @@ class Living:
         else:
             order = np.argsort(key)
         bounds = np.concatenate([[0], np.cumsum(counts)])
-        return cls(lane, keys.take(ascending), bounds, living[order], events, told)
+        return cls(lane, keys, bounds, living[order], events.moment, events.arrival, told)
 
     def named(self, begin: int, end: int) -> list[bytes]:
         """Return under which keys of the store some heads stand."""
@@ -203,7 +208,7 @@ class Living:
         """Return some events as they are stored, a row each."""
         words, nulls = self.told.values(places)
         found = np.empty((len(places), 4 + words.shape[1]), np.int64)
-        found[:, 0], found[:, 1] = self.events.moment[places], self.events.arrival[places]
+        found[:, 0], found[:, 1] = self.moment[places], self.arrival[places]
         found[:, 2] = hashed_ids(row_prefix(self.lane.source.name), self.told.ids(places))
         found[:, 3] = nulls @ (np.int64(1) << np.arange(words.shape[1]))
         found[:, 4:] = words

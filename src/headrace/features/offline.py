@@ -86,8 +86,7 @@ class Histories:
         """Return a lane's outputs for rows at moments `t`, see `Past.ask`."""
         history = self.histories[lane.source.name]
         if as_of is None and only_newest(lane, history):
-            events, known = placed_versions(lane, history)
-            return newest_of(lane, history, events, keys.among(known), t)
+            return newest_of(lane, history, newest_versions(lane, history, keys, t))
         events, known = lane_events(lane, history)
         texts = texts_by_id(lane, history) if tells_texts(lane) else Texts()
         copies = history.copies if lane.dated else None
@@ -329,15 +328,25 @@ def placed_versions(plan: LanePlan, history: History) -> tuple[LaneEvents, pa.Ar
     return events, keys
 
 
-def newest_of(plan: LanePlan, history: History, events: LaneEvents, query: Ints, t: Ints) -> LaneAnswers:
-    """Return a lane's outputs as values of the newest of `placed_versions`."""
+def newest_versions(plan: LanePlan, history: History, keys: Keys, t: Ints) -> Scanned:
+    """Find the newest of `placed_versions` at moments `t`, with an output for each different age that a value may have."""
+    events, known = placed_versions(plan, history)
     since = history.copies.newest(t, state=plan.lane.state) if plan.dated else None
-    ages = list(dict.fromkeys(o.parameter for o in plan.outputs))
     lane = replace(plan.lane, values=(ValueType.INT,))
-    scanned = scan(lane, [Output(0, "latest", None, age) for age in ages], events, query, t, query_since=since)
+    outputs = [Output(0, "latest", None, age) for age in _ages(plan)]
+    return scan(lane, outputs, events, keys.among(known), t, query_since=since)
+
+
+def _ages(plan: LanePlan) -> list[float | None]:
+    return list(dict.fromkeys(output.parameter for output in plan.outputs))
+
+
+def newest_of(plan: LanePlan, history: History, scanned: Scanned) -> LaneAnswers:
+    """Return a lane's outputs as values of `newest_versions`."""
+    ages = _ages(plan)
     found = [scanned.words[:, i].copy() for i in range(len(ages))]
     taken = history.rows(tuple(dict.fromkeys(c for v in plan.values for c in columns_of(v))), np.maximum.reduce(found))
-    words, texts = np.zeros((len(t), len(plan.outputs)), np.int64), {}
+    words, texts = np.zeros((len(found[0]), len(plan.outputs)), np.int64), {}
     status = np.empty(words.shape, np.uint8)
     for i, output in enumerate(plan.outputs):
         assert output.column is not None

@@ -18,6 +18,7 @@ from headrace.features.windows import STATUS_OK, Buffers, Bytes, Ints, LaneEvent
 
 METHODS = {"auto": 0, "plain": 1, "sweep": 2}
 SHARED = 10_000  # queries from which on threads share them
+LARGEST = 2**63
 
 
 class _Events(ctypes.Structure):
@@ -84,7 +85,7 @@ def scan(
     if [c.shape for c in columns] != expected:
         raise InternalError("columns of events differ in length", got=[c.shape for c in columns], expected=expected)
     at = query_t if query_at is None else query_at
-    order = np.lexsort((at, query_t, query_key))
+    order = _order(query_key, query_t, at)
     asked = [np.ascontiguousarray(a, np.int64) for a in (query_key[order], query_t[order], at[order], order)]
     since = None if query_since is None else np.ascontiguousarray(query_since[order], np.int64)
     found, status = np.zeros((len(order), len(outputs)), np.int64), np.zeros((len(order), len(outputs)), np.uint8)
@@ -107,6 +108,16 @@ def scan(
         for place in told[0].folds:
             folds[place] = _taken(told[0].folded(), found[:, place], status[:, place])
     return Scanned(found, status, folds)
+
+
+def _order(key: Ints, t: Ints, at: Ints) -> Ints:
+    """Return places that put queries in the order of (key, t, at): by one number where that holds all, which is sorted sooner."""
+    if at is t and len(t):
+        first, length = int(t.min()), int(t.max()) - int(t.min()) + 1
+        if (int(key.max()) + 2) * length < LARGEST:
+            found: Ints = np.argsort((key + 1) * length + (t - first))
+            return found
+    return np.lexsort((at, t, key))
 
 
 def _spans(key: Ints, threads: int) -> list[slice]:

@@ -53,12 +53,12 @@ class WholeStock:
 
     def __init__(self, sources: Sequence[SourceDefinition], tables: Mapping[str, pa.Table], newest: int) -> None:
         refuse_missing(sources, tables)
-        self._tables, self._newest = tables, newest
+        self._tables, self._newest = dict(tables), newest
         self._held: dict[str, History] = {}
 
     def _history(self, source: SourceDefinition) -> History:
         if source.name not in self._held:
-            self._held[source.name] = History.build(source, self._tables[source.name], self._newest)
+            self._held[source.name] = History.build(source, self._tables.pop(source.name), self._newest)
         return self._held[source.name]
 
     def reveals(self, source: SourceDefinition) -> int:

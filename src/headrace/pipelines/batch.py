@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from headrace.core.errors import DataError, HeadraceError, UsageError
 from headrace.core.expressions import Column
 from headrace.core.time import Clock, Instant
+from headrace.features.asked import asked_of
 from headrace.features.buckets import lanes_of
 from headrace.features.grid import grid_rows, steps
 from headrace.features.offline import OfflineFeatures
@@ -96,7 +97,7 @@ def predict_from_history(
         refuse_other_features(project, chosen)
         servable = registry.servable(chosen.name)
         progress.step("features from history", 0, 1)
-        reveals = stream_reveals(stores.tables, plan.sources)
+        reveals = stream_reveals(stores.tables, plan.sources, asked=asked_of(plan, rows=False))
 
         def told(what: str, done: int, total: int) -> None:
             progress.step("features from history", done, total, what)

@@ -7,6 +7,7 @@ from typing import Any
 
 from headrace.core.errors import UsageError
 from headrace.core.time import Instant, SystemClock, format_duration
+from headrace.features.asked import asked_by
 from headrace.features.explain import FeatureExplanation, find_outputs
 from headrace.features.explain import explain_feature as explain_value
 from headrace.features.offline import build_histories
@@ -101,13 +102,14 @@ def explain_feature(
             next_step=f"headrace explain {project.typed} --feature … --key … --at 2013-07-01T12:00:00Z",
         )
     t = given("--at", at, Instant.parse)
-    lane = find_outputs(project.plan, feature)[0][0]
+    lanes = [lane for lane, _ in find_outputs(project.plan, feature)]
+    lane = lanes[0]
     texts = key.split(",")
     if len(texts) != len(lane.entity):
         raise UsageError("the key has another number of parts", got=key, expected=", ".join(map(str, lane.entity)))
     parts = [int(text) if column.dtype == "int" else text for text, column in zip(texts, lane.entity, strict=True)]
     with open_stores(project, state, clock=SystemClock(), write=False) as stores:
-        reveals = read_reveals(stores.tables, lane.source.feeds)
+        reveals = read_reveals(stores.tables, lane.source.feeds, asked=asked_by(lanes))
     histories = build_histories([lane.source], reveals, FAR_FUTURE)
     found = explain_value(project.plan, histories, feature, parts, t)
     tables = [events_table(one) for one in found]

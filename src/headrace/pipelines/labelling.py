@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 from headrace.core.errors import DefinitionError
 from headrace.core.expressions import columns_of, per_row
 from headrace.core.identity import encode_key
+from headrace.features.asked import asked_of
 from headrace.features.label_plan import RowLabel, TableLabel
 from headrace.features.plan import DatasetPlan
 from headrace.features.training_set import matured_labels
-from headrace.pipelines.reveals import read_source, reveals_table
+from headrace.pipelines.reveals import read_reveals, reveals_table
 from headrace.sources.record import ROW_ID, Reveal
 from headrace.storage.tables import Tables
 
@@ -71,7 +72,7 @@ def maturing(plan: DatasetPlan, tables: Tables, since: int, now: int) -> Iterato
     sources = {source.name: source for source in (plan.rows, *plan.label.sources)}
     if any(tables.describe(reveals_table(name)) is None for name in sources):
         return
-    reveals = {name: read_source(tables, source) for name, source in sources.items()}
+    reveals = read_reveals(tables, tuple(sources.values()), asked=asked_of(plan))
     start, end = since - plan.mature + 1, now - plan.mature + 1
     reveals[plan.rows.name] = _near(plan, reveals[plan.rows.name], start, end)
     found = matured_labels(plan, reveals, as_of=now, start=start, end=end)

@@ -15,6 +15,7 @@ from headrace.core.time import DAY, Clock
 from headrace.evaluation.plan import plan_gates
 from headrace.evaluation.record import Evaluation
 from headrace.evaluation.run import Footprint, JudgedRows, SkewFact, evaluate, score_rows
+from headrace.features.asked import asked_of
 from headrace.features.fingerprint import content_digest
 from headrace.features.record import TrainingSet
 from headrace.features.training_set import training_set
@@ -69,7 +70,7 @@ def build_training_set(project: Project, footing: Footing, as_of: int) -> Traini
     """Return the training set as it stands at `as_of`, with the table versions that it follows from."""
     described = {s.name: footing.tables.describe(reveals_table(s.name)) for s in project.plan.sources}
     versions = {name: table.version for name, table in described.items() if table is not None}
-    reveals = stream_reveals(footing.tables, project.plan.sources, versions)
+    reveals = stream_reveals(footing.tables, project.plan.sources, versions, asked_of(project.plan))
     known = {n: count_known(footing.tables, n, as_of, version=version) for n, version in versions.items()}
     sources = {n: {"reveals": known[n], "version": versions[n]} for n in reveals}
     manifest = {"sources": sources, "arrival": "assumed", "groups": group_hashes(project.plan)}

@@ -17,6 +17,7 @@ from headrace.core.errors import Conflict, UsageError, did_you_mean
 from headrace.core.failpoints import reach
 from headrace.core.time import Clock, SystemClock
 from headrace.engines.local import LocalEngine
+from headrace.features.asked import Asked, asked_by
 from headrace.features.buckets import BucketedPast
 from headrace.features.bulk import store_rows
 from headrace.features.digest import state_digest
@@ -286,18 +287,19 @@ class Materializer:
         lanes = [lane for group in groups for lane in group.lanes]
         names = list(self.path.sources if versions is not None else dict.fromkeys(lane.source.name for lane in lanes))
         sources, engines = [self.sources[name] for name in names], self.project.settings.engines
-        streamed = stream_reveals(self.stores.tables, sources, versions)
-        asked = {name: None if versions is None else versions[name] for name in names}
+        asked: Asked = asked_by(lanes) if versions is None else {}  # rows are stored whole
+        streamed = stream_reveals(self.stores.tables, sources, versions, asked)
+        pinned = {name: None if versions is None else versions[name] for name in names}
         if max((each.rows for each in streamed.values()), default=0) <= engines.bucket_rows:
-            tables = {name: self._at(name, version, fresh or {}) for name, version in asked.items()}
-            yield WholeStock(sources, tables, newest)
+            at = partial(self._at, fresh=fresh or {}, asked=asked)
+            yield WholeStock(sources, {name: at(name, version) for name, version in pinned.items()}, newest)
             return
 
         def told(what: str, done: int, total: int) -> None:
             self.progress.step(step, done, total, f"sorting {what}")
 
         one_of = max(engines.bucket_rows // SAMPLED, 1)
-        ids = {name: sample_ids(self.stores.tables, name, version, one_of=one_of) for name, version in asked.items()}
+        ids = {name: sample_ids(self.stores.tables, name, version, one_of=one_of) for name, version in pinned.items()}
         with work_in(work_folder(self.project, self.stores)) as folder:
             yield BucketedStock(
                 BucketedPast(
@@ -320,12 +322,12 @@ class Materializer:
             ensure_there(self.stores.tables, source)
         return self._begun()
 
-    def _at(self, name: str, version: int | None, fresh: Mapping[str, Fresh]) -> pa.Table:
+    def _at(self, name: str, version: int | None, fresh: Mapping[str, Fresh], asked: Asked) -> pa.Table:
         """Return what a source's table held at a version, the newest if None."""
         new = fresh.get(name)
         if new is not None and new.before is None and new.version == version:
             return new.table
-        return read_source(self.stores.tables, self.sources[name], version=version)
+        return read_source(self.stores.tables, self.sources[name], version=version, columns=asked.get(name))
 
     def _told(self, step: str, began: float, what: str, before: int, total: int, done: int) -> None:
         self.progress.step(step, before + done, total, f"{what}, {_rate(before + done, began)}")

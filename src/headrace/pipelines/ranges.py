@@ -12,12 +12,13 @@ import pyarrow.compute as pc
 from headrace.core.errors import UsageError
 from headrace.core.failpoints import reach
 from headrace.core.time import DAY, Clock, Instant, SystemClock
+from headrace.features.asked import asked_of
 from headrace.features.offline import histories_of
 from headrace.features.record import label_columns
 from headrace.features.training_set import MaturedRows, matured_rows
 from headrace.pipelines.given import given
 from headrace.pipelines.project import Project
-from headrace.pipelines.reveals import read_source, reveals_table
+from headrace.pipelines.reveals import read_reveals, reveals_table
 from headrace.pipelines.stores import Stores, open_stores
 from headrace.pipelines.view import Progress, Table, View
 from headrace.sources.record import ARRIVAL
@@ -66,12 +67,9 @@ class _Ranges:
     def __init__(self, project: Project, stores: Stores) -> None:
         self.project, self.stores, self.plan = project, stores, project.plan
         self.table = f"{PREFIX}{project.name.replace('.', '_')}_{self.plan.hash[:8]}"
-        self.reveals, versions = {}, 0
-        for source in self.plan.sources:
-            name = reveals_table(source.name)
-            self.reveals[source.name] = read_source(stores.tables, source)
-            described = stores.tables.describe(name)
-            versions += 0 if described is None else described.version
+        self.reveals = read_reveals(stores.tables, self.plan.sources, asked=asked_of(self.plan))
+        described = [stores.tables.describe(reveals_table(source.name)) for source in self.plan.sources]
+        versions = sum(table.version for table in described if table is not None)
         self.position = versions + 1  # every change of a source's table raises it
         self.newest = max(pc.max(table[ARRIVAL]).as_py() or 0 for table in self.reveals.values())
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from headrace.core.errors import DataError, NoVersion, Refused, UsageError
 from headrace.core.time import Instant, SystemClock
+from headrace.features.asked import asked_of
 from headrace.features.fingerprint import content_digest
 from headrace.features.record import TrainingSet, label_columns, unlabelled
 from headrace.features.training_set import training_set
@@ -47,7 +48,7 @@ def rebuild_training_set(project: Project, tables: Tables, manifest: Mapping[str
                 "the manifest names no table versions", got=sources, next_step=f"headrace run {project.typed}"
             )
         versions[source.name] = version
-    reveals = stream_reveals(tables, plan.sources, versions)
+    reveals = stream_reveals(tables, plan.sources, versions, asked_of(plan))
     try:
         return training_set(plan, reveals, as_of=manifest["as_of"], spread=beside(project))
     except NoVersion as error:

@@ -6,7 +6,7 @@ as they came into it, so that those of old reveals keep their meaning wherever a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 
@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from headrace.core.errors import DataError, SchemaConflict
+from headrace.core.errors import DataError, SchemaConflict, UnknownColumn
 from headrace.core.expressions import Column
+from headrace.features.asked import Asked, asked_by
 from headrace.features.buckets import Streamed
 from headrace.features.keys import Keys
 from headrace.features.lane_plan import LanePlan
@@ -55,11 +56,16 @@ def append_reveals(
 
 
 def read_source(
-    tables: Tables, source: SourceDefinition, where: Sequence[Filter] = (), *, version: int | None = None
+    tables: Tables,
+    source: SourceDefinition,
+    where: Sequence[Filter] = (),
+    *,
+    version: int | None = None,
+    columns: Collection[str] | None = None,
 ) -> pa.Table:
-    """Return a source's accepted reveals, or those that meet all of `where`, in the columns of its class.
+    """Return a source's accepted reveals, or those that meet all of `where`, in the columns of its class or some of them.
 
-    None states a column that came later.
+    None states a column that came later. All reveals are there, and what they state, whichever columns are read.
 
     `version` is the table's, the newest by default.
 
@@ -67,67 +73,110 @@ def read_source(
         DataError: it has none yet, or not that version any more.
         SchemaConflict: the class changed otherwise than by a new nullable column.
     """
-    ensure_there(tables, source)
-    return _as_declared(source, tables.read(reveals_table(source.name), where=where, version=version))
+    known, name = ensure_there(tables, source), reveals_table(source.name)
+    try:
+        part = tables.read(name, columns=_stored_names(known, columns), where=where, version=version)
+        return _as_declared(source, part, columns, known)
+    except UnknownColumn:  # it came after that version
+        return _as_declared(source, tables.read(name, where=where, version=version), columns)
 
 
-def ensure_there(tables: Tables, source: SourceDefinition) -> None:
-    """Make sure that a source has reveals that can be read.
+def ensure_there(tables: Tables, source: SourceDefinition) -> list[str]:
+    """Make sure that a source has reveals that can be read; return the columns of its table.
 
     Raises:
         DataError, SchemaConflict: as `read_source`.
     """
-    if not ensure_grown(tables, source):
+    known = ensure_grown(tables, source)
+    if not known:
         raise DataError(
             f"{source.name} has no rows yet",
             where=source.location,
             next_step="headrace run takes them in, once its files or its stream hold some",
         )
+    return known
 
 
-def _as_declared(source: SourceDefinition, table: pa.Table) -> pa.Table:
-    """Return stored reveals in the columns of their class."""
-    known = [name for name in table.column_names if name not in FIXED and not is_stated_name(name)]
+def _stored_names(known: Sequence[str], columns: Collection[str] | None) -> list[str] | None:
+    """Return which columns to read of a source's table, which has `known` ones; None for all."""
+    if columns is None:
+        return None
+    return [*FIXED, *stated_names(len(known)), *(name for name in known if name in columns)]
+
+
+def _as_declared(
+    source: SourceDefinition,
+    table: pa.Table,
+    columns: Collection[str] | None = None,
+    known: Sequence[str] | None = None,
+) -> pa.Table:
+    """Return stored reveals in `columns` of their class; `known` are those of their table, if not all of them were read."""
+    if columns is None or known is None:
+        known = [name for name in table.column_names if name not in FIXED and not is_stated_name(name)]
+    schema = _schema(source, columns)
     for c in source.columns:
-        if c.name not in known:
+        if c.name not in known and c.name in schema.names:
             table = table.append_column(c.name, pa.nulls(table.num_rows, arrow_type(c.dtype)))
     places = [(known.index(c.name), place) for place, c in enumerate(source.columns) if c.name in known]
-    return _with_bits(table, places, len(source.columns)).select(reveal_schema(source).names)
+    return _with_bits(table, places, len(source.columns)).select(schema.names)
+
+
+def _schema(source: SourceDefinition, columns: Collection[str] | None) -> pa.Schema:
+    """Return the schema of a source's reveals, without the columns that are not asked for."""
+    whole = reveal_schema(source)
+    if columns is None:
+        return whole
+    return pa.schema([field for field in whole if field.name not in source.by_name or field.name in columns])
 
 
 def read_reveals(
-    tables: Tables, sources: Sequence[SourceDefinition], versions: Mapping[str, int] | None = None
+    tables: Tables,
+    sources: Sequence[SourceDefinition],
+    versions: Mapping[str, int] | None = None,
+    asked: Asked | None = None,
 ) -> dict[str, pa.Table]:
-    """Return every source's accepted reveals, of those in `versions` as they were then.
+    """Return every source's accepted reveals, of those in `versions` as they were then, of those in `asked` these columns.
 
     Raises:
         DataError, SchemaConflict: as `read_source`.
     """
-    wanted = versions or {}
-    return {source.name: read_source(tables, source, version=wanted.get(source.name)) for source in sources}
+    wanted, columns = versions or {}, asked or {}
+    return {s.name: read_source(tables, s, version=wanted.get(s.name), columns=columns.get(s.name)) for s in sources}
 
 
 def stream_reveals(
-    tables: Tables, sources: Sequence[SourceDefinition], versions: Mapping[str, int] | None = None
+    tables: Tables,
+    sources: Sequence[SourceDefinition],
+    versions: Mapping[str, int] | None = None,
+    asked: Asked | None = None,
 ) -> dict[str, Streamed]:
     """Return what `read_reveals` returns, to be read piece by piece when it is needed.
 
     Raises:
         DataError, SchemaConflict: as `read_source`.
     """
-    found, wanted = {}, versions or {}
+    found, wanted, columns = {}, versions or {}, asked or {}
     for source in sources:
         ensure_there(tables, source)
         described = tables.describe(reveals_table(source.name))
         rows = 0 if described is None else described.rows
-        found[source.name] = Streamed(rows, partial(_pieces, tables, source, wanted.get(source.name)))
+        version, names = wanted.get(source.name), columns.get(source.name)
+        whole = partial(read_source, tables, source, version=version, columns=names)
+        found[source.name] = Streamed(rows, partial(_pieces, tables, source, version, names), whole)
     return found
 
 
-def _pieces(tables: Tables, source: SourceDefinition, version: int | None) -> Iterator[pa.Table]:
-    yield reveal_schema(source).empty_table()
-    for piece in tables.scan(reveals_table(source.name), version=version):
-        yield _as_declared(source, piece)
+def _pieces(
+    tables: Tables, source: SourceDefinition, version: int | None, columns: Collection[str] | None
+) -> Iterator[pa.Table]:
+    yield _schema(source, columns).empty_table()
+    known, name = ensure_there(tables, source), reveals_table(source.name)
+    try:
+        pieces = tables.scan(name, columns=_stored_names(known, columns), version=version)
+    except UnknownColumn:  # it came after that version
+        known, pieces = [], tables.scan(name, version=version)
+    for piece in pieces:
+        yield _as_declared(source, piece, columns, known or None)
 
 
 def first_reveals(tables: Tables, source: SourceDefinition, number: int) -> pa.Table:
@@ -166,7 +215,9 @@ def reveals_since(
 
 
 def reveals_of_keys(tables: Tables, lane: LanePlan, keys: pa.Array) -> pa.Table:
-    """Return the reveals of every row that ever had one of some encoded keys of a lane; a large table is not held whole.
+    """Return the reveals of every row that ever had one of some encoded keys of a lane, in the columns that it asks for.
+
+    A large table is not held whole.
 
     Raises:
         DataError, SchemaConflict: as `read_source`.
@@ -177,18 +228,21 @@ def reveals_of_keys(tables: Tables, lane: LanePlan, keys: pa.Array) -> pa.Table:
     for piece in tables.scan(reveals_table(source.name), columns=[ROW_ID, *names]) if known else ():
         place = Keys.of([piece[name] for name in names]).among(keys)
         found.append(piece[ROW_ID].filter(pa.array(place >= 0)).combine_chunks())
-    return reveals_of_rows(tables, source, pa.concat_arrays(found).unique())
+    return reveals_of_rows(tables, source, pa.concat_arrays(found).unique(), asked_by([lane]).get(source.name))
 
 
-def reveals_of_rows(tables: Tables, source: SourceDefinition, ids: pa.Array) -> pa.Table:
-    """Return the stored reveals of some rows; a large table is not held whole.
+def reveals_of_rows(
+    tables: Tables, source: SourceDefinition, ids: pa.Array, columns: Collection[str] | None = None
+) -> pa.Table:
+    """Return the stored reveals of some rows, whole or in some columns; a large table is not held whole.
 
     Raises:
         DataError, SchemaConflict: as `read_source`.
     """
-    ensure_there(tables, source)
-    found = [_as_declared(source, part) for part in _among(tables, reveals_table(source.name), ROW_ID, ids)]
-    return pa.concat_tables([reveal_schema(source).empty_table(), *found])
+    known = ensure_there(tables, source)
+    parts = _among(tables, reveals_table(source.name), ROW_ID, ids, columns=_stored_names(known, columns))
+    found = [_as_declared(source, part, columns, known) for part in parts]
+    return pa.concat_tables([_schema(source, columns).empty_table(), *found])
 
 
 def without_known(tables: Tables, table: str, rows: pa.Table, keys: Sequence[str]) -> pa.Table:

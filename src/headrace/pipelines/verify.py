@@ -17,6 +17,7 @@ from headrace.core.errors import NoVersion
 from headrace.core.identity import unit_interval
 from headrace.core.time import Clock, Instant, SystemClock, duration
 from headrace.evaluation.run import SkewFact
+from headrace.features.asked import asked_of
 from headrace.features.buckets import lanes_of
 from headrace.features.explain import FeatureExplanation, explain_row
 from headrace.features.history import History
@@ -102,10 +103,10 @@ def measure_skew(project: Project, stores: Stores, *, sample: int, since: int = 
     comparison = _Comparison(plan)
     for versions, predictions in sorted(groups.items()):
         held = dict(versions)
-        reveals = stream_reveals(stores.tables, plan.sources, held)
+        reveals = stream_reveals(stores.tables, plan.sources, held, asked_of(plan, rows=False))
         whole = cache(partial(_histories, stores.tables, plan, held))
         try:
-            with beside(project).past(plan.read, lanes_of(plan), reveals, EVER) as past:
+            with beside(project).past(plan.read, lanes_of(plan, labels=False), reveals, EVER) as past:
                 comparison.add(predictions, past, whole)
         except NoVersion:
             counts[GONE] += len(predictions)
@@ -139,7 +140,7 @@ def _comparable(stores: Stores, plan: DatasetPlan, since: int, counts: Counter[s
 
 
 def _histories(tables: Tables, plan: DatasetPlan, versions: Mapping[str, int]) -> Mapping[str, History]:
-    return histories_of(plan, read_reveals(tables, plan.sources, versions), EVER)
+    return histories_of(plan, read_reveals(tables, plan.sources, versions, asked_of(plan, rows=False)), EVER)
 
 
 class _Comparison:

@@ -43,11 +43,9 @@ class Stated:
     @classmethod
     def of(cls, table: pa.Table) -> Stated:
         """Read the bits of a table of reveals; what was written before the source had so many columns states none of the later."""
-        import pyarrow.compute as pc
-
         names = [name for name in table.column_names if is_stated_name(name)]
         ordered = stated_names(BITS * len(names))
-        return cls(tuple(pc.fill_null(table[name], 0).to_numpy().astype(np.int64, copy=False) for name in ordered))
+        return cls(tuple(_word(table[name]) for name in ordered))
 
     @classmethod
     def of_groups(cls, places: Sequence[Collection[int]], group: NDArray[np.integer], columns: int) -> Stated:
@@ -125,3 +123,14 @@ class Stated:
         for place in places:
             found[place // BITS] |= 1 << place % BITS
         return found
+
+
+def _word(column: pa.ChunkedArray) -> Ints:
+    """Return a column of bits, null as none; where all are the same, without memory for each."""
+    import pyarrow.compute as pc
+
+    least, greatest = pc.min_max(column).as_py().values()
+    if least == greatest is not None and not column.null_count:
+        return np.broadcast_to(np.int64(least), len(column))
+    word: Ints = pc.fill_null(column, 0).to_numpy().astype(np.int64, copy=False)
+    return word

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from headrace.features.equal import certainly_distinct, equal_rows
+from headrace.features.equal import RUNS, _suspects, certainly_distinct, equal_rows
 
 
 def texts(*parts: list[bytes]) -> pa.ChunkedArray:
@@ -48,3 +48,31 @@ def test_tied_rows_are_those_that_sorting_finds(n: int, threads: int) -> None:
     rows = list(zip(first.tolist(), second.tolist(), third.tolist(), strict=True))
     counts = Counter(rows)
     assert equal_rows(first, second, third, threads).tolist() == [i for i, row in enumerate(rows) if counts[row] > 1]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("apart", [0, 1, 5_000])
+@pytest.mark.parametrize("n", [1, 2, 300, 20_000])
+def test_ties_in_ascending_runs_are_those_that_sorting_finds(n: int, apart: int, threads: int) -> None:
+    """Runs that overlap, that touch and that lie apart, newest first or in any order, as files of a table are read."""
+    r = np.random.default_rng(n + apart)
+    runs = [
+        np.sort(r.integers(0, 5_000, len(part))) + 5_000 * i for i, part in enumerate(np.array_split(np.arange(n), 7))
+    ]
+    runs = [run - (5_000 - apart) * i for i, run in enumerate(runs)]
+    arrival = np.concatenate([runs[i] for i in r.permutation(7)])
+    key, moment = r.integers(0, 3, n), arrival - r.integers(0, 2, n)
+    rows = list(zip(key.tolist(), moment.tolist(), arrival.tolist(), strict=True))
+    counts = Counter(rows)
+    expected = [i for i, row in enumerate(rows) if counts[row] > 1]
+    assert equal_rows(key, moment, arrival, threads).tolist() == expected
+    assert n < 20_000 or expected
+
+
+def test_only_what_lies_side_by_side_in_apart_runs_is_compared() -> None:
+    runs = [np.array(run, np.int64) for run in ([70, 71, 71], [10, 20, 30, 30, 30, 40], [50])]
+    found = _suspects(np.concatenate(runs))
+    assert found is not None and found.tolist() == [1, 2, 5, 6, 7]
+    assert _suspects(np.concatenate([*runs, np.array([40])])) is None  # another run has it too
+    assert _suspects(np.concatenate([*runs, np.array([15])])) is None
+    assert _suspects(np.arange(RUNS)[::-1]) is not None and _suspects(np.arange(RUNS + 1)[::-1]) is None

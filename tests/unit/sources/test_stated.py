@@ -60,6 +60,14 @@ def test_bits_say_what_sets_say(stated: list[set[int]], asked: set[int], columns
     assert (found.codes()[:, None] == found.codes()[None, :]).tolist() == alike
     table = pa.Table.from_arrays(found.arrays(), names=stated_names(columns))
     assert Stated.of(table).masks() == found.masks()
+    alike_all = Stated.of(pa.concat_tables([table.slice(0, 1)] * 3))
+    assert (
+        alike_all.masks() == found.masks()[:1] * 3 and alike_all.take(np.array([2, 0])).masks() == found.masks()[:1] * 2
+    )
+    assert [array.to_pylist() for array in alike_all.arrays()] == [
+        column.to_pylist()[:1] * 3 for column in table.columns
+    ]
+    assert {word.strides for word in alike_all.words} == {(0,)}  # no memory for each
     back = found.moved([(p, columns - 1 - p) for p in range(columns)], columns)
     assert back.masks() == [sum(1 << columns - 1 - p for p in places) for places in kept]
 
