@@ -13,7 +13,8 @@ from headrace.core.texts import spell
 
 KEY_LIMIT = 400  # LMDB takes keys of 511 bytes; the rest is for what stands before: store, source, group, day
 TEXT = b"text\0"  # stands before a text that is hashed
-_NUMBER, _TEXT = struct.Struct(">d"), struct.Struct(">cI")
+_NUMBER, _TEXT, _WORD = struct.Struct(">d"), struct.Struct(">cI"), struct.Struct(">Q")
+_HASH = hashlib.blake2b(digest_size=8)
 
 
 def canonical(value: Any) -> bytes:
@@ -43,7 +44,10 @@ def unit_interval(*parts: str) -> float:
 
 def row_hash(row_id: bytes) -> int:
     """Return the 63-bit non-negative hash of a row id that breaks ties inside windows."""
-    return int.from_bytes(hashlib.blake2b(row_id, digest_size=8).digest(), "big") >> 1
+    state = _HASH.copy()  # half the time of a new one
+    state.update(row_id)
+    found: int = _WORD.unpack(state.digest())[0]
+    return found >> 1
 
 
 def text_id(text: str) -> int:
