@@ -54,11 +54,10 @@ def text_ids(texts: pa.Array) -> Ints:
 
 def longer_texts(texts: pa.Array | pa.ChunkedArray) -> Numbered:
     """Return the numbers that stand for those different texts that no number spells, and these."""
-    found = pc.drop_null(texts)
-    if isinstance(found, pa.ChunkedArray):
-        found = found.combine_chunks()
-    longer = pc.unique(found.filter(pa.array(text_ids(found) >= 0)))
-    return hashed_ids(TEXT, longer), longer
+    chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
+    longer = [pc.drop_null(chunk.filter(pa.array(text_ids(chunk) >= 0))).cast(pa.string()) for chunk in chunks]
+    found = pc.unique(pa.chunked_array(longer, pa.string()))
+    return hashed_ids(TEXT, found), found
 
 
 def texts_of(words: Ints, there: NDArray[np.bool_], known: Callable[[int], str]) -> list[str | None]:
