@@ -249,7 +249,8 @@ class EngineSettings(Table):
         default=2_000_000, gt=0, description="reveals of a source computed at a time; it bounds memory, not the result"
     )
     work: str | None = Field(
-        default=None, description="a folder for buckets while they are computed, cleared of what killed processes left there; in the state folder unless said"
+        default=None,
+        description="a folder for buckets while they are computed, cleared of what killed processes left there; in the state folder unless said",
     )
     retries: int = Field(default=2, ge=0, description="how often a bucket is computed again after its worker died")
 
