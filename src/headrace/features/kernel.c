@@ -1339,25 +1339,21 @@ void hash_ids(const uint8_t *prefix, int64_t length, const uint8_t *data, const 
 
 /* Write the word that spells each of n texts, 0 where none does. */
 void spell_texts(const uint8_t *data, const int32_t *offset, int64_t n, int64_t *word) {
-  Codes codes;
-  codes_make(&codes);
-  for (int64_t i = 0; i < n; i++) word[i] = spell(&codes, data + offset[i], offset[i + 1] - offset[i]);
+  for (int64_t i = 0; i < n; i++) word[i] = spell( data + offset[i], offset[i + 1] - offset[i]);
 }
 
-/* Write the texts that n words spell, each with a NUL behind it, and where that ends; of a word that is not negative only
- * the NUL. Return the number of the first word that is negative and spells no text; n if there is none. */
-int64_t unspell_texts(const int64_t *word, int64_t n, uint8_t *data, int64_t *end) {
-  Codes codes;
-  codes_make(&codes);
+/* Write the texts that n of some words spell, those at `place`, each with a NUL behind it, and where that ends; of a word
+ * that is not negative only the NUL. Return -1, or the place of the first word that is negative and spells no text. */
+int64_t unspell_texts(const int64_t *word, const int64_t *place, int64_t n, uint8_t *data, int64_t *end) {
   int64_t at = 0;
   for (int64_t i = 0; i < n; i++) {
-    int bytes = word[i] < 0 ? unspell(&codes, word[i], data + at) : 0;
-    if (bytes < 0) return i;
+    int bytes = word[place[i]] < 0 ? unspell(word[place[i]], data + at) : 0;
+    if (bytes < 0) return place[i];
     at += bytes;
     data[at++] = 0;
     end[i] = at;
   }
-  return n;
+  return -1;
 }
 
 /* Hash n rows of three columns. */

@@ -20,7 +20,7 @@ from headrace.features.plan import BindingPlan, FeaturePlan, FunctionPlan
 from headrace.features.reads import RowReader
 from headrace.features.record import NO_KEY, NULL, OK, FeatureTable, FeatureVector
 from headrace.features.snapshots import COPIES, Held
-from headrace.features.texts import spelled, texts_of
+from headrace.features.texts import Speller, spelled, texts_of
 from headrace.features.windows import Bytes, Ints, OnlineLane
 
 Get = Callable[[bytes], bytes | None]
@@ -105,6 +105,7 @@ class OnlineFeatures(Generic[P]):
         self.text_place = {i: place for place, i in enumerate(texts)}
         self.vector.texts = [None] * len(texts)
         self.lane_texts = [(i, p) for i, p in self.text_place.items() if plan.columns[i].origin in ("latest", "window")]
+        self.speller = Speller(self.vector.words, [i for i, _ in self.lane_texts])
         lanes = [lane for binding in self.bindings for lane in binding.lanes]
         self.lanes = RowReader(lanes, self.vector.words, self.vector.status)
         self.word, self.state = self.vector.words.data, self.vector.status.data  # quicker than arrays
@@ -339,13 +340,11 @@ class OnlineFeatures(Generic[P]):
     def _look_up(self, get: Get | None) -> None:
         """Put texts in the place of their ids."""
         texts, word, state = self.vector.texts, self.word, self.state
-        for i, place in self.lane_texts:
-            text = None
-            if state[i] == OK:
-                text = self.known_texts.get(word[i])
-                if text is None and (get is not None or word[i] < 0):
-                    text = self._text(get, word[i])
-            texts[place], word[i] = text, 0
+        told: list[str | None] = [*self.speller.read()]
+        for k, (i, place) in enumerate(self.lane_texts):
+            if word[i] >= 0 or state[i] != OK:
+                told[k] = self._text(get, word[i]) if state[i] == OK and get is not None else None
+            texts[place], word[i] = told[k], 0
 
     def _text(self, get: Get | None, identity: int) -> str:
         """Return the text that an id stands for: what it spells, or what is stored under it."""

@@ -17,21 +17,18 @@ static const struct {
     {4, 15, "0123456789-.:/+"},
 };
 
-typedef struct {
-  uint8_t of[ALPHABETS][256];
-} Codes;
+static uint8_t CODE[ALPHABETS][256]; /* of each byte, 0 where the alphabet lacks it */
 
-static void codes_make(Codes *codes) {
-  memset(codes, 0, sizeof *codes);
+__attribute__((constructor)) static void codes_make(void) {
   for (int a = 0; a < ALPHABETS; a++) {
-    for (int i = 0; ALPHABET[a].letters[i]; i++) codes->of[a][(uint8_t)ALPHABET[a].letters[i]] = (uint8_t)(i + 1);
+    for (int i = 0; ALPHABET[a].letters[i]; i++) CODE[a][(uint8_t)ALPHABET[a].letters[i]] = (uint8_t)(i + 1);
   }
 }
 
 static uint64_t tagged(int alphabet) { return (uint64_t)1 << 63 | (uint64_t)alphabet << 60; }
 
 /* Return the word that spells n bytes, or 0 if none does. */
-static int64_t spell(const Codes *codes, const uint8_t *text, int64_t n) {
+static int64_t spell(const uint8_t *text, int64_t n) {
   uint64_t word = 0;
   if (n <= SPELLED) {
     if (n) memcpy(&word, text, (size_t)n); /* of nothing there may be no address */
@@ -39,14 +36,14 @@ static int64_t spell(const Codes *codes, const uint8_t *text, int64_t n) {
   }
   for (int a = 0; a < ALPHABETS; a++, word = 0) {
     int64_t i = n <= ALPHABET[a].most ? n : 0;
-    while (i > 0 && codes->of[a][text[i - 1]]) word = word << ALPHABET[a].bits | codes->of[a][text[--i]];
+    while (i > 0 && CODE[a][text[i - 1]]) word = word << ALPHABET[a].bits | CODE[a][text[--i]];
     if (i == 0 && word) return (int64_t)(word | tagged(a + 2));
   }
   return 0;
 }
 
 /* Write the text that a word spells, and return its bytes; -1 if it spells none. There is room for LONGEST bytes. */
-static int unspell(const Codes *codes, int64_t word, uint8_t *text) {
+static int unspell(int64_t word, uint8_t *text) {
   int number = (int)((uint64_t)word >> 60 & 7), n = 0;
   if (word >= 0 || number == 0 || number > ALPHABETS + 1) return -1;
   if (number == 1) {
@@ -61,7 +58,7 @@ static int unspell(const Codes *codes, int64_t word, uint8_t *text) {
       text[n] = (uint8_t)ALPHABET[number - 2].letters[code - 1];
     }
   }
-  return spell(codes, text, n) == word ? n : -1;
+  return spell(text, n) == word ? n : -1;
 }
 
 #endif

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -60,22 +60,42 @@ def longer_texts(texts: pa.Array | pa.ChunkedArray) -> Numbered:
     return hashed_ids(TEXT, found), found
 
 
+class Speller:
+    """Read the texts that words at some places of an array spell, as often as it changes; an instance reuses its buffers."""
+
+    def __init__(self, words: Ints, places: Sequence[int]) -> None:
+        n = len(places)
+        self._words, self._n, self._places, self._ends = words, n, np.array(places, np.int64), np.empty(n, np.int64)
+        self._data = ctypes.create_string_buffer((LONGEST + 1) * n)
+        self._bytes = memoryview(self._data).cast("B")
+        self._at = words.ctypes.data, self._places.ctypes.data, n, ctypes.addressof(self._data), self._ends.ctypes.data
+        self._unspell = loaded_kernel().unspell_texts
+
+    def read(self) -> list[str]:
+        """Return the texts, an empty one for a word that is not negative.
+
+        Raises:
+            Corrupt: a negative word spells none.
+        """
+        wrong = self._unspell(*self._at)
+        if wrong >= 0:
+            raise damaged_text(int(self._words[wrong]))
+        joined = bytes(self._bytes[: self._ends[-1]]) if self._n else b""
+        found = _decoded(joined).split("\0")[:-1]
+        if len(found) == self._n:
+            return found
+        begins = [0, *self._ends[:-1].tolist()]  # a text has a NUL of its own
+        return [_decoded(joined[begin : end - 1]) for begin, end in zip(begins, self._ends.tolist(), strict=True)]
+
+
 def texts_of(words: Ints, there: NDArray[np.bool_], known: Callable[[int], str]) -> list[str | None]:
     """Return what numbers stand for, None where nothing is `there`: what they spell, and of others what is known.
 
     Raises:
         Corrupt: a number is below zero and spells no text.
     """
-    n, words = len(words), np.where(there, words, 0)
-    data, ends = ctypes.create_string_buffer((LONGEST + 1) * n), np.empty(n, np.int64)
-    sound = loaded_kernel().unspell_texts(words.ctypes.data, n, data, ends.ctypes.data)
-    if sound < n:
-        raise damaged_text(int(words[sound]))
-    joined = data.raw[: int(ends[-1])] if n else b""
-    found: list[str | None] = _decoded(joined).split("\0")[:-1]  # type: ignore[assignment]
-    if len(found) != n:  # a text has a NUL of its own
-        begins = [0, *ends[:-1].tolist()]
-        found = [_decoded(joined[begin : end - 1]) for begin, end in zip(begins, ends.tolist(), strict=True)]
+    words = np.where(there, words, 0)
+    found: list[str | None] = [*Speller(words, range(len(words))).read()]
     for i in np.flatnonzero(words >= 0).tolist():
         found[i] = known(int(words[i])) if there[i] else None
     return found

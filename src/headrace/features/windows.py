@@ -116,7 +116,7 @@ class _Kernel:
         self.hash_texts = _function(long.hash_texts, None, pointer, pointer, word, pointer)
         self.hash_ids = _function(long.hash_ids, None, data, word, pointer, pointer, word, pointer)
         self.spell_texts = _function(long.spell_texts, None, pointer, pointer, word, pointer)
-        self.unspell_texts = _function(short.unspell_texts, word, pointer, word, data, pointer)
+        self.unspell_texts = _function(short.unspell_texts, word, pointer, pointer, word, pointer, pointer)
         self.hash_rows = _function(long.hash_rows, None, pointer, pointer, pointer, word, pointer)
         self.any_equal = _function(long.any_equal, word, pointer, word, small, word)
 
