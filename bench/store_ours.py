@@ -288,7 +288,7 @@ class Events:
 
 @contextmanager
 def events() -> Iterator[Repeat]:
-    """Apply events to keys that hold 333 each in 30 days, in transactions of several sizes, and read windows."""
+    """Apply events to keys that hold 333 each in 30 days, in transactions of several sizes."""
     with store_url("lmdb") as url, open_keyvalue(url, databases=[DATABASE]) as store:
         stream = Events(store)
         stream.begin()
@@ -299,19 +299,18 @@ def events() -> Iterator[Repeat]:
                 "durable": stream.apply(stream.fresh(100), 1) * 1e6,
                 "batch": 1 / stream.apply(stream.fresh(5_000), 1_000),
                 "bulk": 1 / stream.apply(stream.fresh(20_000), 10_000),
-                "read": stream.read(),
             }
 
         yield repeat
 
 
 @contextmanager
-def redis_windows() -> Iterator[Repeat]:
-    """Read windows of 333 events on Redis."""
-    with store_url("redis") as url, open_keyvalue(url, databases=[DATABASE]) as store:
+def windowed_reads(kind: str, prefix: str = "") -> Iterator[Repeat]:
+    """Read windows of 333 events."""
+    with store_url(kind) as url, open_keyvalue(url, databases=[DATABASE]) as store:
         stream = Events(store)
         stream.begin()
-        yield lambda: {"redis_read": stream.read()}
+        yield lambda: {f"{prefix}read": stream.read()}
 
 
 @contextmanager
@@ -383,7 +382,8 @@ WORKLOADS: dict[str, Callable[[], AbstractContextManager[Repeat]]] = {
     **{f"windows_{kind}": lambda kind=kind: windows_in_memory(kind) for kind in "uz"},  # type: ignore[misc]
     **{f"tables_{kind}": lambda kind=kind: windows_from_tables(kind) for kind in "uz"},  # type: ignore[misc]
     "events": events,
-    "redis_events": redis_windows,
+    "reads": lambda: windowed_reads("lmdb"),
+    "redis_reads": lambda: windowed_reads("redis", "redis_"),
     "parity": parity,
     "materialize": lambda: materialize("lmdb"),
     "redis_materialize": lambda: materialize("redis", "redis_"),
