@@ -1343,17 +1343,18 @@ void spell_texts(const uint8_t *data, const int32_t *offset, int64_t n, int64_t 
 }
 
 /* Write the texts that n of some words spell, those at `place`, each with a NUL behind it, and where that ends; of a word
- * that is not negative only the NUL. Return -1, or the place of the first word that is negative and spells no text. */
+ * that is not negative only the NUL. Return how many bytes that are, or the complement of the place of the first word that is
+ * negative and spells no text. */
 int64_t unspell_texts(const int64_t *word, const int64_t *place, int64_t n, uint8_t *data, int64_t *end) {
   int64_t at = 0;
   for (int64_t i = 0; i < n; i++) {
     int bytes = word[place[i]] < 0 ? unspell(word[place[i]], data + at) : 0;
-    if (bytes < 0) return place[i];
+    if (bytes < 0) return ~place[i];
     at += bytes;
     data[at++] = 0;
     end[i] = at;
   }
-  return -1;
+  return at;
 }
 
 /* Hash n rows of three columns. */

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 OK, NULL, EXPIRED, OVERFLOW, NO_KEY, NOT_FOUND, REBUILD = range(7)
+CODES = {"float": "d", "bool": "?7x"}  # of what a word holds, int64 unless said
 STATUS = ("OK", "NULL", "EXPIRED", "OVERFLOW", "NO_KEY", "NOT_FOUND", "REBUILD")
 
 
@@ -41,14 +42,10 @@ class FeatureVector:
 
     def __post_init__(self) -> None:
         self.floats = self.words.view(np.float64)
-        n, texts = len(self.columns), 0
-        self._names, self._fine = [column.name for column in self.columns], bytes(n)
-        self._bools = [column.name for column in self.columns if column.dtype == "bool"]
-        places = []  # among the words, the same as floats, and the texts
-        for i, column in enumerate(self.columns):
-            places.append(2 * n + texts if column.dtype == "str" else n + i if column.dtype == "float" else i)
-            texts += column.dtype == "str"
-        self._pick = itemgetter(*places, 0, 0)  # of fewer than two places it would return no tuple
+        self._names, self._fine = [column.name for column in self.columns], bytes(len(self.columns))
+        self._texts = [column.name for column in self.columns if column.dtype == "str"]
+        self._values = Struct("=" + "".join([CODES.get(column.dtype, "q") for column in self.columns]))
+        self._word = self.words.data
 
     def counts(self) -> dict[str, int]:
         """Count the features by status: `{"OK": 28, "NULL": 3}`."""
@@ -57,12 +54,9 @@ class FeatureVector:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the features as plain values by name; null is None."""
-        if not self._names:
-            return {}
-        picked = self._pick([*self.words.tolist(), *self.floats.tolist(), *self.texts])
-        found: dict[str, Any] = dict(zip(self._names, picked, strict=False))
-        for name in self._bools:
-            found[name] = bool(found[name])
+        found: dict[str, Any] = dict(zip(self._names, self._values.unpack(self._word), strict=True))
+        if self._texts:
+            found |= zip(self._texts, self.texts, strict=True)
         if self.status.tobytes() != self._fine:
             found |= {name: None for name, state in zip(self._names, self.status.tolist(), strict=True) if state != OK}
         return found

@@ -77,10 +77,10 @@ class Speller:
         Raises:
             Corrupt: a negative word spells none.
         """
-        wrong = self._unspell(*self._at)
-        if wrong >= 0:
-            raise damaged_text(int(self._words[wrong]))
-        joined = bytes(self._bytes[: self._ends[-1]]) if self._n else b""
+        size = self._unspell(*self._at)
+        if size < 0:
+            raise damaged_text(int(self._words[~size]))
+        joined = bytes(self._bytes[:size])
         found = _decoded(joined).split("\0")[:-1]
         if len(found) == self._n:
             return found
