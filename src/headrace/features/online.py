@@ -342,11 +342,13 @@ class OnlineFeatures(Generic[P]):
         texts, word, state = self.vector.texts, self.word, self.state
         told: list[str | None] = [*self.speller.read()]
         for k, (i, place) in enumerate(self.lane_texts):
-            if word[i] >= 0 or state[i] != OK:
-                told[k] = self._text(get, word[i]) if state[i] == OK and get is not None else None
+            if state[i] != OK:
+                told[k] = None
+            elif word[i] >= 0:
+                told[k] = self.known_texts.get(word[i]) if get is None else self._text(get, word[i])
             texts[place], word[i] = told[k], 0
 
-    def _text(self, get: Get | None, identity: int) -> str:
+    def _text(self, get: Get, identity: int) -> str:
         """Return the text that an id stands for: what it spells, or what is stored under it."""
         found = self.known_texts.get(identity)
         if found is not None:
@@ -355,7 +357,7 @@ class OnlineFeatures(Generic[P]):
             self.known_texts.clear()
         if identity < 0:
             found = spelled(identity)
-        elif get is None or (blob := get(text_key(identity))) is None:
+        elif (blob := get(text_key(identity))) is None:
             raise Corrupt("a text of the online store is missing", got=identity, next_step="headrace online rebuild")
         else:
             found = blob.decode()

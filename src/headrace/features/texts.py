@@ -63,7 +63,7 @@ def longer_texts(texts: pa.Array | pa.ChunkedArray) -> Numbered:
 class Speller:
     """Read the texts that words at some places of an array spell, as often as it changes; an instance reuses its buffers."""
 
-    def __init__(self, words: Ints, places: Sequence[int]) -> None:
+    def __init__(self, words: Ints, places: Ints | Sequence[int]) -> None:
         n = len(places)
         self._words, self._n, self._places, self._ends = words, n, np.array(places, np.int64), np.empty(n, np.int64)
         self._data = ctypes.create_string_buffer((LONGEST + 1) * n)
@@ -95,7 +95,7 @@ def texts_of(words: Ints, there: NDArray[np.bool_], known: Callable[[int], str])
         Corrupt: a number is below zero and spells no text.
     """
     words = np.where(there, words, 0)
-    found: list[str | None] = [*Speller(words, range(len(words))).read()]
+    found: list[str | None] = [*Speller(words, np.arange(len(words))).read()]
     for i in np.flatnonzero(words >= 0).tolist():
         found[i] = known(int(words[i])) if there[i] else None
     return found

@@ -89,6 +89,23 @@ def test_many_rows_at_once_are_each_row_alone(features: list[FeatureLike]) -> No
     assert {OK, NULL} <= set(found.status.ravel().tolist()) <= {OK, NULL, NO_KEY, NOT_FOUND}
 
 
+@pytest.mark.parametrize("note", ["x", "a note of more words"])
+def test_a_text_stands_in_as_it_was_last_read(note: str) -> None:
+    """Also one that no number spells, while the store that holds it is away."""
+    plan, source = plan_features([Driver], "test"), definition_of(Rides)
+    path, reader = StreamPath([plan]), OnlineFeatures(plan, keep=10, keep_for=HOUR)
+    row = ["a"]
+    with open_keyvalue("memory:", databases=[DATABASE]) as store:
+        with store.write() as transaction:
+            ride = {"ride": 1, "at": HOUR, "driver": "a", "area": 1, "fare": 1.0, "note": note}
+            for reveal in reveal_of(source, ride):
+                path.apply(transaction.access(DATABASE), "Rides", reveal)
+        with store.read() as snapshot:
+            assert reader.read(snapshot.getter(DATABASE), row, 2 * HOUR).texts == [note]
+    assert reader.read(None, row, 2 * HOUR).texts == [note]
+    assert reader.read(None, row, 9 * HOUR).texts == [None]
+
+
 def test_a_damaged_head_is_named_and_spoils_no_other_row() -> None:
     """Its length is of no whole words, so what stands behind it where heads are joined would be crooked."""
     plan, source = plan_features([Driver, Place], "test"), definition_of(Rides)
