@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from headrace.features.aggregates import FOR_EVER
 from headrace.features.history import History, Ints
+from headrace.features.keys import ascending
 from headrace.features.snapshots import note_copies
 from headrace.features.stock import Stock
 from headrace.features.stream import DATABASE, SourceState, StreamPath, due_key
@@ -59,7 +60,7 @@ def kept_rows(state: SourceState, history: History, newest: int) -> Ints:
             ends = np.where(there, np.maximum(ends, values + offset), ends)
         rows = rows[ends > newest - state.keep]
     ids = history.table[ROW_ID].take(pa.array(history.order[history.starts[rows]]))
-    ordered: Ints = rows[pc.sort_indices(ids).to_numpy()]
+    ordered: Ints = rows[ascending(ids)]
     return ordered
 
 

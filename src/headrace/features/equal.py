@@ -5,6 +5,7 @@ Mostly none are, and then there is nothing to sort: where no two hashes of 64 bi
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,33 @@ SHARED = 20_000  # hashes from which on threads share them
 RUNS = 10_000  # of ascending values, up to which they are compared with each other
 Ints = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
+
+
+class _Chunk(ctypes.Structure):
+    _fields_ = (
+        ("value", ctypes.c_void_p),
+        ("valid", ctypes.c_void_p),
+        ("n", ctypes.c_int64),
+        ("bit", ctypes.c_int64),
+    )
+
+
+def numbered(values: pa.ChunkedArray) -> tuple[Ints, Ints]:
+    """Return the different ones of some int64 values in the order in which they come, and each one's number, -1 for null.
+
+    >>> numbered(pa.chunked_array([[7, None], [5, 7]]))
+    (array([7, 5]), array([ 0, -1,  1,  0]))
+    """
+    number, different = np.empty(len(values), np.int64), np.empty(len(values), np.int64)
+    chunks = (_Chunk * values.num_chunks)()
+    for at, chunk in enumerate(values.chunks):
+        valid, data = chunk.buffers()
+        there = None if valid is None or not chunk.null_count else valid.address
+        chunks[at] = _Chunk(0 if data is None else data.address + 8 * chunk.offset, there, len(chunk), chunk.offset)
+    count = loaded_kernel().number_values(chunks, len(chunks), number.ctypes.data, different.ctypes.data)
+    if count < 0:
+        raise MemoryError("no memory to number values")
+    return different[:count].copy(), number
 
 
 def certainly_distinct(texts: pa.ChunkedArray, threads: int = 1) -> bool:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from headrace.core.expressions import Column
 from headrace.core.threads import usable_cores
 from headrace.features.equal import certainly_distinct, hashed_ids
+from headrace.features.keys import ascending
 from headrace.features.rows import ABSENT
 from headrace.features.snapshots import Copies
 from headrace.sources.definition import SourceDefinition
@@ -134,7 +135,7 @@ class History:
     def newest_rows(self) -> pa.Table:
         """Return every row as it holds last, in the order of row ids: whatever order the rows were taken in."""
         ids = self.table[ROW_ID].combine_chunks().take(pa.array(self.order[self.starts]))
-        place = pa.array(self.lasts[pc.sort_indices(ids).to_numpy()])
+        place = pa.array(self.lasts[ascending(ids)])
         return pa.table({c.name: self.cells(c).take(place) for c in self.source.columns})
 
     def read(self, columns: Sequence[Column[Any]]) -> tuple[pa.Table, Ints]:

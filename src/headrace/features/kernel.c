@@ -1409,3 +1409,46 @@ int64_t any_equal(const uint64_t *hash, int64_t n, int32_t bits, int64_t share) 
   release(&pool);
   return found;
 }
+
+/* ==== Numbers for values ==== */
+
+typedef struct {
+  const int64_t *value;
+  const uint8_t *valid; /* a bit for each value, from `bit` on; NULL where all are there */
+  int64_t n, bit;
+} Chunk;
+
+/* Return the slot of a value, or the one where it belongs. */
+static uint64_t slot_of(const uint32_t *table, int64_t size, const int64_t *different, int64_t value) {
+  uint64_t slot = mixed((uint64_t)value) & (uint64_t)(size - 1);
+  while (table[slot] && different[table[slot] - 1] != value) slot = (slot + 1) & (uint64_t)(size - 1);
+  return slot;
+}
+
+/* Number the values of some chunks in the order in which they first come, up to 2^32 - 1 different ones; the number of what
+ * is not there is -1. Return how many different ones there are, or NO_MEMORY. */
+int64_t number_values(const Chunk *chunk, int64_t chunks, int64_t *number, int64_t *different) {
+  int64_t size = 1 << 12, count = 0;
+  uint32_t *table = calloc((size_t)size, sizeof *table); /* numbers from 1 on */
+  for (const Chunk *end = chunk + chunks; table && chunk < end; chunk++) {
+    for (int64_t i = 0; table && i < chunk->n; i++, number++) {
+      int64_t bit = chunk->bit + i, value = chunk->value[i];
+      *number = -1;
+      if (chunk->valid && !(chunk->valid[bit >> 3] >> (bit & 7) & 1)) continue;
+      uint64_t slot = slot_of(table, size, different, value);
+      if (table[slot] == 0) {
+        different[count] = value;
+        table[slot] = (uint32_t)++count;
+      }
+      *number = table[slot] - 1;
+      if (2 * count < size) continue;
+      free(table);
+      size *= 2;
+      table = count < UINT32_MAX ? calloc((size_t)size, sizeof *table) : NULL;
+      for (int64_t k = 0; table && k < count; k++) table[slot_of(table, size, different, different[k])] = (uint32_t)(k + 1);
+    }
+  }
+  if (table == NULL) return NO_MEMORY;
+  free(table);
+  return count;
+}

@@ -10,7 +10,6 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from headrace.core.expressions import columns_of
@@ -19,6 +18,7 @@ from headrace.features.equal import hashed_ids
 from headrace.features.events import EventMaker
 from headrace.features.heads import heads_of, holds_at_once
 from headrace.features.history import NEVER, History, row_prefix
+from headrace.features.keys import ascending
 from headrace.features.lane_plan import LanePlan
 from headrace.features.lanes import ORDER
 from headrace.features.offline import bare_versions, lane_versions, numbered_texts, values_on
@@ -131,12 +131,12 @@ class Living:
     @classmethod
     def _ordered(cls, lane: LanePlan, events: LaneEvents, keys: pa.Array, told: Told) -> Living:
         pa.default_memory_pool().release_unused()  # what numbering the keys took
-        ascending = pc.sort_indices(keys)
+        order = ascending(keys)
         rank = np.empty(len(keys), np.int64)
-        rank[ascending.to_numpy()] = np.arange(len(keys))
-        keys, living = keys.take(ascending), np.flatnonzero(events.until == NEVER)
+        rank[order] = np.arange(len(keys))
+        keys, living = keys.take(pa.array(order)), np.flatnonzero(events.until == NEVER)
         key = rank[events.key[living]]
-        del ascending, rank  # as large as the keys, and there is more to come
+        del order, rank  # as large as the keys, and there is more to come
         counts = np.bincount(key, minlength=len(keys))
         if counts.max(initial=0) > 1:
             rows = hashed_ids(row_prefix(lane.source.name), told.ids(living))

@@ -119,6 +119,7 @@ class _Kernel:
         self.unspell_texts = _function(short.unspell_texts, word, pointer, pointer, word, pointer, pointer)
         self.hash_rows = _function(long.hash_rows, None, pointer, pointer, pointer, word, pointer)
         self.any_equal = _function(long.any_equal, word, pointer, word, small, word)
+        self.number_values = _function(long.number_values, word, pointer, word, pointer, pointer)
 
 
 def _function(function: Any, result: Any, *arguments: Any) -> Callable[..., Any]:
