@@ -50,7 +50,7 @@ from headrace.features.repair import backfill
 from headrace.features.scan import scan
 from headrace.features.stock import WholeStock
 from headrace.features.stream import DATABASE, StreamPath
-from headrace.pipelines.reveals import read_reveals, read_source, stream_reveals
+from headrace.pipelines.reveals import late_source, read_source, stream_reveals
 from headrace.sources.plan import reveal_of
 from headrace.sources.record import ARRIVAL, Reveal
 from headrace.sources.run import batch_of
@@ -365,7 +365,8 @@ def materialize(kind: str, prefix: str = "") -> Iterator[Repeat]:
             empty = size_of(url)
 
             def read() -> WholeStock:
-                return WholeStock([source], read_reveals(tables, [source], asked=asked_of(plan)), END)
+                columns = asked_of(plan)[source.name]
+                return WholeStock([source], {source.name: late_source(tables, source, columns=columns)}, END)
 
             took = seconds(lambda: backfill(store, plan.groups, END, read, lambda done, total: None))
             return {f"{prefix}materialize": rows / took, f"{prefix}size": (size_of(url) - empty) / rows}

@@ -39,7 +39,7 @@ from headrace.features.bucket_work import (
     bare_lane,
     bare_source,
 )
-from headrace.features.history import History, Ints
+from headrace.features.history import History, Ints, Late
 from headrace.features.keys import Keys, dense_keys
 from headrace.features.label_plan import TableLabel
 from headrace.features.lane_plan import LanePlan
@@ -67,7 +67,7 @@ class Streamed:
 
     rows: int
     read: Callable[[], Iterator[pa.Table]]
-    whole: Callable[[], pa.Table] | None = None
+    whole: Callable[[], pa.Table | Late] | None = None
 
 
 Reveals: TypeAlias = pa.Table | pads.Dataset | Streamed
@@ -372,7 +372,7 @@ class Spread:
             )
 
 
-def _table(reveals: Reveals) -> pa.Table:
+def _table(reveals: Reveals) -> pa.Table | Late:
     if isinstance(reveals, Streamed):
         return pa.concat_tables(reveals.read()) if reveals.whole is None else reveals.whole()
     return reveals if isinstance(reveals, pa.Table) else reveals.to_table()

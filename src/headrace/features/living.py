@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from headrace.core.expressions import columns_of
+from headrace.core.expressions import Column, columns_of
+from headrace.core.memory import give_back
 from headrace.features.bucket_work import stored_events
 from headrace.features.equal import hashed_ids
 from headrace.features.events import EventMaker
@@ -26,6 +27,7 @@ from headrace.features.rows import RowCodec
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.features.texts import Numbered, longer_texts
 from headrace.features.windows import LaneEvents, OnlineLane
+from headrace.sources.record import ROW_ID
 from headrace.storage.keyvalue import Get, Transaction
 
 Ints = NDArray[np.int64]
@@ -62,18 +64,26 @@ class ByHistory:
 
     def ids(self, places: Ints) -> pa.ChunkedArray:
         """Return the ids of the rows that some events are of."""
-        return self.history.row_ids(self.versions[places])
+        return self._held.row_ids(self.versions[places])
 
     def values(self, places: Ints) -> tuple[Ints, NDArray[np.bool_]]:
         """Return some events' values; where there are none in hand, only theirs are read."""
         if self.words.shape[1] or not self.lane.values:
             return self.words[places], self.nulls[places]
-        reads = tuple(dict.fromkeys(c for value in self.lane.values for c in columns_of(value)))
-        return values_on(self.lane, self.history.rows(reads, self.versions[places]))
+        return values_on(self.lane, self._held.rows(self._reads, self.versions[places]))
 
     def texts(self) -> Iterator[Numbered]:
         """Yield the texts that there are and no id spells, for each value that is one."""
-        return numbered_texts(self.lane, self.history)
+        return numbered_texts(self.lane, self.history if self.words.shape[1] else self._held)
+
+    @cached_property
+    def _reads(self) -> tuple[Column[Any], ...]:
+        return tuple(dict.fromkeys(c for value in self.lane.values for c in columns_of(value)))
+
+    @cached_property
+    def _held(self) -> History:
+        """Return the history with what is asked for part by part in hand."""
+        return self.history.holding([ROW_ID, *(column.name for column in self._reads)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +140,7 @@ class Living:
 
     @classmethod
     def _ordered(cls, lane: LanePlan, events: LaneEvents, keys: pa.Array, told: Told) -> Living:
-        pa.default_memory_pool().release_unused()  # what numbering the keys took
+        give_back(keys.nbytes)  # what numbering the keys took
         order = ascending(keys)
         rank = np.empty(len(keys), np.int64)
         rank[order] = np.arange(len(keys))

@@ -16,7 +16,7 @@ from headrace.core.expressions import Column, Moment, columns_of, on_table
 from headrace.core.threads import usable_cores
 from headrace.features.equal import equal_rows
 from headrace.features.fold import Folder
-from headrace.features.history import NEVER, History, Ints
+from headrace.features.history import NEVER, History, Ints, Late
 from headrace.features.keys import Keys, dense_keys
 from headrace.features.lane_plan import LanePlan
 from headrace.features.online import call, fills_of
@@ -290,18 +290,30 @@ def _break_ties(events: LaneEvents, history: History, kept: Ints) -> None:
 
 
 def bare_versions(plan: LanePlan, history: History) -> tuple[LaneEvents, pa.Array, Ints]:
-    """Return a lane's `lane_versions` without values, of a single history where events stand at their moments."""
-    reads = tuple(sorted(plan.reads, key=lambda c: plan.source.index[c]))
+    """Return a lane's `lane_versions` without values, of a single history where events stand at their moments.
+
+    Values are not even read where one of them is never null.
+    """
+    told = any(isinstance(v, Column) and history.complete(v) for v in plan.values)
+    reads = _placing(plan) if told else tuple(sorted(plan.reads, key=lambda c: plan.source.index[c]))
     table, arrival = history.read(reads)
     keys, key, moment, valid = _placed(plan, table)
-    if not plan.keeps_nulls:
+    if not plan.keeps_nulls and not told:
         missing = np.ones(len(key), bool)
         for column in (on_table(v, table) for v in plan.values):
             missing &= column.is_null().to_numpy() if column.null_count else False
         valid &= ~missing
     kept, until = _runs(history, valid, [])
     nothing = np.zeros((len(key), 0), np.int64)
+    if told:
+        arrival = history.arrival
     return _events(kept, until, [key, moment, arrival, nothing, nothing.astype(bool)]), keys, kept
+
+
+def _placing(plan: LanePlan) -> tuple[Column[Any], ...]:
+    """Return the columns that tell a lane's keys and moments, and which rows are events of it."""
+    exprs = [*plan.entity, *([] if plan.where is None else [plan.where])]
+    return tuple(dict.fromkeys([c for e in exprs for c in columns_of(e)] + [c for c, _ in plan.moment.terms]))
 
 
 def only_newest(plan: LanePlan, history: History) -> bool:
@@ -317,9 +329,7 @@ def only_newest(plan: LanePlan, history: History) -> bool:
 
 def placed_versions(plan: LanePlan, history: History) -> tuple[LaneEvents, pa.Array]:
     """Return a lane's events of a single history with their versions instead of values, and the keys by number."""
-    exprs = [*plan.entity, *([] if plan.where is None else [plan.where])]
-    reads = dict.fromkeys([c for e in exprs for c in columns_of(e)] + [c for c, _ in plan.moment.terms])
-    table, _ = history.read(tuple(reads))
+    table, _ = history.read(_placing(plan))
     keys, key, moment, valid = _placed(plan, table)
     kept, until = _runs(history, valid, [])
     places, nulls = history.row.reshape(-1, 1), np.zeros((len(history), 1), bool)
@@ -387,7 +397,8 @@ def numbered_texts(plan: LanePlan, history: History) -> Iterator[Numbered]:
     for value, kind in zip(plan.values, plan.lane.values, strict=False):
         if kind is ValueType.REF:
             # Reveals may each state a part of what an expression reads: only versions have all of it.
-            table = history.table if isinstance(value, Column) else history.read(columns_of(value))[0]
+            read = columns_of(value)
+            table = history.columns([read[0].name]) if isinstance(value, Column) else history.read(read)[0]
             yield longer_texts(on_table(value, table))
 
 
@@ -425,13 +436,13 @@ def _runs(history: History, valid: NDArray[np.bool_], columns: Sequence[NDArray[
     return starts[held], until[held]
 
 
-def histories_of(plan: FeaturePlan, reveals: Mapping[str, pa.Table], as_of: int) -> dict[str, History]:
+def histories_of(plan: FeaturePlan, reveals: Mapping[str, pa.Table | Late], as_of: int) -> dict[str, History]:
     """Return a history for each source that the plan reads, as `build_histories` does."""
     return build_histories(plan.read, reveals, as_of)
 
 
 def build_histories(
-    sources: Sequence[SourceDefinition], reveals: Mapping[str, pa.Table], as_of: int
+    sources: Sequence[SourceDefinition], reveals: Mapping[str, pa.Table | Late], as_of: int
 ) -> dict[str, History]:
     """Return a history for each of some sources, those that a query fills computed from the rows that it reads.
 
@@ -443,8 +454,8 @@ def build_histories(
 
 
 def fill_queries(
-    sources: Sequence[SourceDefinition], reveals: Mapping[str, pa.Table], as_of: int
-) -> dict[str, pa.Table]:
+    sources: Sequence[SourceDefinition], reveals: Mapping[str, pa.Table | Late], as_of: int
+) -> dict[str, pa.Table | Late]:
     """Return each source's reveals, those that a query fills computed from the rows that it reads.
 
     Raises:
@@ -470,5 +481,4 @@ def refuse_missing(sources: Sequence[SourceDefinition], reveals: Container[str])
 
 def rows_at(history: History, version: Ints) -> pa.Table:
     """Return all columns of the source at given versions; every value null where the version is -1 (nothing known)."""
-    place = pa.array(version, pa.int64(), mask=version < 0)
-    return pa.table({c.name: history.cells(c).take(place) for c in history.source.columns})
+    return history.cells_at(history.source.columns, pa.array(version, pa.int64(), mask=version < 0))

@@ -22,7 +22,7 @@ from headrace.features.windows import OnlineLane
 from headrace.storage.keyvalue import KeyValue, Transaction
 
 KEYS_AT_ONCE = 10_000  # to a commit
-PUTS_AT_ONCE = 50_000  # to a commit of what is only written
+PUTS_AT_ONCE = 25_000  # to a commit of what is only written
 Ints = NDArray[np.int64]
 S = TypeVar("S", list[bytes], Ints)
 Read = Callable[[LanePlan, pa.Array], pa.Table]

@@ -160,7 +160,7 @@ def _stored_row(
 ) -> tuple[list[Any], int | None]:
     """Return a row's cells as known at its moment, and the moment."""
     key = encode_key(_parts(plan.rows.id_columns, wanted))
-    versions = np.flatnonzero(pc.equal(history.table[ROW_ID], key).to_numpy()[history.order])
+    versions = np.flatnonzero(pc.equal(history.columns([ROW_ID])[ROW_ID], key).to_numpy()[history.order])
     if not len(versions):
         raise UsageError(
             "no such row",

@@ -8,7 +8,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from headrace.features.buckets import BucketedPast
-from headrace.features.history import History
+from headrace.features.history import History, Late
 from headrace.features.lane_plan import LanePlan
 from headrace.features.living import Living
 from headrace.features.offline import refuse_missing
@@ -43,7 +43,7 @@ class Stock(Protocol):
 
 
 class WholeStock:
-    """Hand out tables in memory, each as one piece.
+    """Hand out tables in memory, or such whose columns are read when they are asked for, each as one piece.
 
     Raises:
         DataError: a source has no table.
@@ -51,7 +51,7 @@ class WholeStock:
 
     pieces = 1
 
-    def __init__(self, sources: Sequence[SourceDefinition], tables: Mapping[str, pa.Table], newest: int) -> None:
+    def __init__(self, sources: Sequence[SourceDefinition], tables: Mapping[str, pa.Table | Late], newest: int) -> None:
         refuse_missing(sources, tables)
         self._tables, self._newest = dict(tables), newest
         self._held: dict[str, History] = {}
@@ -66,8 +66,9 @@ class WholeStock:
         return len(self._history(source))
 
     def histories(self, source: SourceDefinition) -> Iterator[History]:
-        """Yield a source's history."""
-        yield self._history(source)
+        """Yield a source's history, whole: lanes find their columns in hand then."""
+        self._held[source.name] = self._history(source).whole()
+        yield self._held[source.name]
 
     def living(self, lane: LanePlan) -> Iterator[Living]:
         """Yield a lane's events that hold."""

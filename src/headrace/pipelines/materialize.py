@@ -21,6 +21,7 @@ from headrace.features.asked import Asked, asked_by
 from headrace.features.buckets import BucketedPast
 from headrace.features.bulk import store_rows
 from headrace.features.digest import state_digest
+from headrace.features.history import Late
 from headrace.features.lane_plan import GroupPlan
 from headrace.features.repair import backfill, repair
 from headrace.features.stock import BucketedStock, Stock, WholeStock
@@ -30,7 +31,7 @@ from headrace.pipelines.project import Project
 from headrace.pipelines.reveals import (
     ensure_there,
     extent_of,
-    read_source,
+    late_source,
     reveals_of_keys,
     reveals_since,
     reveals_table,
@@ -322,12 +323,12 @@ class Materializer:
             ensure_there(self.stores.tables, source)
         return self._begun()
 
-    def _at(self, name: str, version: int | None, fresh: Mapping[str, Fresh], asked: Asked) -> pa.Table:
+    def _at(self, name: str, version: int | None, fresh: Mapping[str, Fresh], asked: Asked) -> pa.Table | Late:
         """Return what a source's table held at a version, the newest if None."""
         new = fresh.get(name)
         if new is not None and new.before is None and new.version == version:
             return new.table
-        return read_source(self.stores.tables, self.sources[name], version=version, columns=asked.get(name))
+        return late_source(self.stores.tables, self.sources[name], version=version, columns=asked.get(name))
 
     def _told(self, step: str, began: float, what: str, before: int, total: int, done: int) -> None:
         self.progress.step(step, before + done, total, f"{what}, {_rate(before + done, began)}")

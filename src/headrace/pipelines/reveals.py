@@ -18,6 +18,7 @@ from headrace.core.errors import DataError, SchemaConflict, UnknownColumn
 from headrace.core.expressions import Column
 from headrace.features.asked import Asked, asked_by
 from headrace.features.buckets import Streamed
+from headrace.features.history import Late
 from headrace.features.keys import Keys
 from headrace.features.lane_plan import LanePlan
 from headrace.sources.definition import SourceDefinition
@@ -31,6 +32,7 @@ from headrace.storage.tables.protocol import Commit, Filter, Position
 FIXED = (ROW_ID, ARRIVAL, CONTENT)
 
 LOOKED_AT_ONCE = 2_000_000  # rows among which others are looked for
+APART = 100_000  # rows of a file from which on its columns are worth reading one by one
 
 
 def reveals_table(source: str) -> str:
@@ -81,6 +83,45 @@ def read_source(
         return _as_declared(source, tables.read(name, where=where, version=version), columns)
 
 
+def late_source(
+    tables: Tables,
+    source: SourceDefinition,
+    *,
+    version: int | None = None,
+    columns: Collection[str] | None = None,
+) -> pa.Table | Late:
+    """Return what `read_source` returns, in columns that are read when they are asked for if the table's files are large.
+
+    Raises:
+        DataError, SchemaConflict: as `read_source`.
+    """
+    ensure_there(tables, source)
+    pinned = tables.pin(reveals_table(source.name), version=version)
+    if pinned.rows < APART * pinned.files:
+        return read_source(tables, source, version=version, columns=columns)
+    known = [name for name in pinned.names if name not in FIXED and not is_stated_name(name)]
+    places = [(known.index(c.name), place) for place, c in enumerate(source.columns) if c.name in known]
+
+    stored, declared = stated_names(len(known)), stated_names(len(source.columns))
+
+    def read(names: Sequence[str]) -> pa.Table:
+        bits = stored if any(is_stated_name(name) for name in names) else []
+        found = pinned.read([*bits, *(name for name in names if name in pinned.names and not is_stated_name(name))])
+        found = _with_bits(found, places, len(source.columns)) if bits else found
+        return _with_nulls(source, found, names).select(names)
+
+    names = [*declared, ROW_ID, CONTENT, *(c.name for c in source.columns if columns is None or c.name in columns)]
+    return Late(partial(read, [ROW_ID, ARRIVAL, *declared]), tuple(names), read, pinned.nulls)
+
+
+def _with_nulls(source: SourceDefinition, table: pa.Table, names: Collection[str]) -> pa.Table:
+    """Return reveals with those of some columns that they do not have: no row has a value there."""
+    for c in source.columns:
+        if c.name in names and c.name not in table.column_names:
+            table = table.append_column(c.name, pa.nulls(table.num_rows, arrow_type(c.dtype)))
+    return table
+
+
 def ensure_there(tables: Tables, source: SourceDefinition) -> list[str]:
     """Make sure that a source has reveals that can be read; return the columns of its table.
 
@@ -114,11 +155,8 @@ def _as_declared(
     if columns is None or known is None:
         known = [name for name in table.column_names if name not in FIXED and not is_stated_name(name)]
     schema = _schema(source, columns)
-    for c in source.columns:
-        if c.name not in known and c.name in schema.names:
-            table = table.append_column(c.name, pa.nulls(table.num_rows, arrow_type(c.dtype)))
     places = [(known.index(c.name), place) for place, c in enumerate(source.columns) if c.name in known]
-    return _with_bits(table, places, len(source.columns)).select(schema.names)
+    return _with_bits(_with_nulls(source, table, schema.names), places, len(source.columns)).select(schema.names)
 
 
 def _schema(source: SourceDefinition, columns: Collection[str] | None) -> pa.Schema:
@@ -161,7 +199,7 @@ def stream_reveals(
         described = tables.describe(reveals_table(source.name))
         rows = 0 if described is None else described.rows
         version, names = wanted.get(source.name), columns.get(source.name)
-        whole = partial(read_source, tables, source, version=version, columns=names)
+        whole = partial(late_source, tables, source, version=version, columns=names)
         found[source.name] = Streamed(rows, partial(_pieces, tables, source, version, names), whole)
     return found
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from headrace.core.settings import S3Settings
 from headrace.storage.backends import resolve
-from headrace.storage.tables.protocol import Capabilities, Change, Commit, Description, Filter, Position, Tables
+from headrace.storage.tables.protocol import Capabilities, Change, Commit, Description, Filter, Pinned, Position, Tables
 
-__all__ = ["Capabilities", "Change", "Commit", "Description", "Filter", "Position", "Tables", "open_tables"]
+__all__ = ["Capabilities", "Change", "Commit", "Description", "Filter", "Pinned", "Position", "Tables", "open_tables"]
 
 
 def open_tables(url: str, *, s3: S3Settings | None = None) -> Tables:

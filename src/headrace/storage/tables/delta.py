@@ -27,9 +27,10 @@ from headrace.core.errors import (
     did_you_mean,
 )
 from headrace.core.failpoints import reach
+from headrace.core.memory import give_back
 from headrace.core.time import DAY, HOUR
 from headrace.storage.paths import inside, private_folder
-from headrace.storage.tables.protocol import Capabilities, Change, Commit, Description, Filter, Position
+from headrace.storage.tables.protocol import Capabilities, Change, Commit, Description, Filter, Pinned, Position
 from headrace.storage.tables.schema import ensure_columns, ensure_fits, expression, sql, stored_rows
 
 ATTEMPTS = 20
@@ -131,11 +132,33 @@ class DeltaTables:
     ) -> pa.Table:
         """Return the rows that satisfy all filters, at a version (the newest by default)."""
         delta, schema, condition = self._asked(table, columns, where, version)
+        return self._read(table, delta, self._dataset(table, delta), schema, condition, version)
+
+    def _read(
+        self,
+        table: str,
+        delta: DeltaTable,
+        dataset: ds.Dataset,
+        schema: pa.Schema,
+        condition: pc.Expression | None,
+        version: int | None,
+    ) -> pa.Table:
         with self._reading(table, delta, version):
-            dataset = self._dataset(table, delta)
             found = dataset.to_table(columns=schema.names, filter=condition, fragment_scan_options=self._scan)
-            pa.default_memory_pool().release_unused()  # else what decoding took stays with the process
+            give_back(found.nbytes)  # what decoding took
             return found.cast(schema)
+
+    def pin(self, table: str, *, version: int | None = None) -> Pinned:
+        """Return a version of a table (the newest by default) whose columns are read when they are asked for."""
+        delta, schema, _ = self._asked(table, None, (), version)
+        files, dataset = pa.table(delta.get_add_actions(flatten=True)), self._dataset(table, delta)
+
+        def read(names: Sequence[str]) -> pa.Table:
+            ensure_columns(schema.names, names, self._where(table))
+            asked = pa.schema([schema.field(name) for name in names])
+            return self._read(table, delta, dataset, asked, None, delta.version())
+
+        return Pinned(tuple(schema.names), delta.count(), files.num_rows, _nulls(files, schema.names), read)
 
     def scan(
         self,
@@ -394,6 +417,12 @@ class _PrivateFiles:
 
 
 _private_files = _PrivateFiles()
+
+
+def _nulls(files: pa.Table, columns: Sequence[str]) -> dict[str, int]:
+    """Return how many nulls columns hold, of those of which the log tells it for each file."""
+    told = {name: files[f"null_count.{name}"] for name in columns if f"null_count.{name}" in files.column_names}
+    return {name: pc.sum(counts).as_py() for name, counts in told.items() if len(counts) and not counts.null_count}
 
 
 def _columns(delta: DeltaTable) -> pa.Schema:

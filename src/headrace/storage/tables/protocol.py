@@ -15,7 +15,7 @@ Promises, each checked by `headrace.testing.tables.TablesContract`:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -70,6 +70,25 @@ class Description:
     rows: int
     positions: dict[str, int | None]
     history: tuple[Change, ...]
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """Hold one version of a table to be read column by column: every time the same rows in the same order.
+
+    Attributes:
+        names: its columns.
+        rows: how many it has.
+        files: of how many files it is made.
+        nulls: of columns of which that is known without reading them, how many nulls they hold.
+        read: returns some columns. Raises as `Tables.read`.
+    """
+
+    names: tuple[str, ...]
+    rows: int
+    files: int
+    nulls: Mapping[str, int]
+    read: Callable[[Sequence[str]], pa.Table]
 
 
 @dataclass(frozen=True)
@@ -157,6 +176,14 @@ class Tables(Protocol):
         Raises:
             DataError, UnknownColumn, DefinitionError: as `read`, before anything is yielded.
             Corrupt: as `read`, when the bytes are met.
+        """
+        ...
+
+    def pin(self, table: str, *, version: int | None = None) -> Pinned:
+        """Return a version of a table (the newest by default) whose columns are read when they are asked for.
+
+        Raises:
+            DataError, NoVersion, Corrupt: as `read`.
         """
         ...
 
