@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from headrace.pipelines.materialize import Materializer
 from headrace.pipelines.predict import predict
 from headrace.pipelines.project import Project, load_project
 from headrace.pipelines.reproduce import reproduce
-from headrace.pipelines.reveals import reveals_table
+from headrace.pipelines.reveals import APART, reveals_table
 from headrace.pipelines.stores import open_stores
 from headrace.pipelines.view import Silent
+from headrace.storage.tables import Pinned
 from headrace.storage.tables.delta import DeltaTables
 
 NOW = Instant.parse("2024-05-02T12:00:00Z")
@@ -53,14 +55,14 @@ COMMANDS: dict[Callable[[Project, Path], None], bool] = {
 }
 
 
-@pytest.mark.parametrize("bucket_rows", [500, 2_000_000])
+@pytest.mark.parametrize(("bucket_rows", "apart"), [(500, APART), (2_000_000, APART), (2_000_000, 0)])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_id_column_is_read_only_where_rows_are_part_of_the_result(
-    shop: Path, command: Callable[[Project, Path], None], bucket_rows: int, monkeypatch: pytest.MonkeyPatch
+    shop: Path, command: Callable[[Project, Path], None], bucket_rows: int, apart: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, seen = shop / "headrace.toml", set[str]()
     settings.write_text(f"{settings.read_text()}\n[engines]\nbucket_rows = {bucket_rows}\n")
-    read, scan, table = DeltaTables.read, DeltaTables.scan, reveals_table("Orders")
+    read, scan, pin, table = DeltaTables.read, DeltaTables.scan, DeltaTables.pin, reveals_table("Orders")
 
     def watched_read(self: DeltaTables, name: str, **asked: Any) -> pa.Table:
         found = read(self, name, **asked)
@@ -72,6 +74,17 @@ def test_an_id_column_is_read_only_where_rows_are_part_of_the_result(
             seen.update(piece.column_names if name == table else [])
             yield piece
 
+    def watched_pin(self: DeltaTables, name: str, **asked: Any) -> Pinned:
+        found = pin(self, name, **asked)
+
+        def watched(names: Sequence[str]) -> pa.Table:
+            seen.update(names if name == table else [])
+            return found.read(names)
+
+        return replace(found, read=watched)
+
+    monkeypatch.setattr("headrace.pipelines.reveals.APART", apart)
+    monkeypatch.setattr(DeltaTables, "pin", watched_pin)
     monkeypatch.setattr(DeltaTables, "read", watched_read)
     monkeypatch.setattr(DeltaTables, "scan", watched_scan)
     command(load_project("orders:pipeline", folder=shop), shop)

@@ -35,7 +35,7 @@ class Late:
         first: returns row ids, arrivals and what the reveals state.
         names: all columns but arrivals.
         read: returns some of these.
-        nulls: of columns of which that is known without reading them, how many nulls they hold.
+        nulls: of columns of which that is known without reading them, how many nulls they hold at most.
     """
 
     first: Callable[[], pa.Table]
@@ -45,8 +45,7 @@ class Late:
 
     def among(self, chosen: pa.ChunkedArray) -> Late:
         """Return it with some of the rows alone."""
-        nulls = {name: count for name, count in self.nulls.items() if count == 0}
-        return replace(self, read=lambda names: self.read(names).filter(chosen), nulls=nulls)
+        return replace(self, read=lambda names: self.read(names).filter(chosen))
 
 
 @dataclass(frozen=True)

@@ -305,8 +305,6 @@ def bare_versions(plan: LanePlan, history: History) -> tuple[LaneEvents, pa.Arra
         valid &= ~missing
     kept, until = _runs(history, valid, [])
     nothing = np.zeros((len(key), 0), np.int64)
-    if told:
-        arrival = history.arrival
     return _events(kept, until, [key, moment, arrival, nothing, nothing.astype(bool)]), keys, kept
 
 

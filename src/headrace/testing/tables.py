@@ -295,6 +295,34 @@ class TablesContract:
         with pytest.raises(DataError, match="no such version"):
             store.scan("t", version=500)
 
+    def test_a_pinned_version_is_read_column_by_column(self, store: Tables) -> None:
+        """Every time the same rows in the same order, whatever is written meanwhile."""
+        for number in range(5):
+            rows = {"n": [number, number + 10], "s": [str(number), None], "x": [0.5, 1.5]}
+            version = store.append("t", pa.table(rows)).version
+        expected, pinned = store.read("t", version=version), store.pin("t", version=version)
+        before = pinned.read(["n"])
+        store.delete("t", [("n", "<", 3)])
+        store.append("t", pa.table({"n": [99], "s": ["late"], "x": [2.5], "new": [1]}))
+        store.compact("t", retain=7 * DAY)
+        assert (pinned.names, pinned.rows) == (("n", "s", "x"), 10)
+        assert pinned.files >= 1
+        found = pa.table({name: pinned.read([name])[name] for name in pinned.names})
+        assert found.equals(expected)
+        assert pinned.read(["x", "n"]).equals(expected.select(["x", "n"])) and before.equals(found.select(["n"]))
+        newest = store.pin("t")
+        assert newest.read(["new", "n"]).sort_by("n").equals(store.read("t", columns=["new", "n"]).sort_by("n"))
+        told = [(name, count) for pin in (pinned, newest) for name, count in pin.nulls.items()]
+        assert {("n", 0), ("s", 5)} <= {*told}
+        counted = {name: newest.read([name])[name].null_count for name in newest.names}
+        assert {**newest.nulls}.items() <= counted.items()
+        with pytest.raises(DataError, match="no such table"):
+            store.pin("absent")
+        with pytest.raises(DataError, match="no such version"):
+            store.pin("t", version=500)
+        with pytest.raises(UnknownColumn):
+            pinned.read(["new"])
+
     def test_a_scan_since_a_version_yields_what_came_later(self, store: Tables) -> None:
         """At least that: rows that were written anew come again, and all where the version is not known any more."""
         versions = [store.append("t", pa.table({"n": [i, i + 10]})).version for i in range(5)]

@@ -5,9 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from headrace.features.keys import dense_keys
+from headrace.core.identity import encode_key
+from headrace.features.equal import numbered
+from headrace.features.keys import ascending, dense_keys
 from headrace.features.scan import _order
+
+INTEGERS = st.integers(-3, 3) | st.sampled_from([2**63 - 1, -(2**63), 2**53 + 1]) | st.integers(-(2**63), 2**63 - 1)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 5_000])
@@ -33,3 +39,42 @@ def test_keys_are_numbered_across_chunks_in_the_order_in_which_they_come(kind: p
     assert keys.equals(dense_keys([whole])[0])
     assert place.tolist() == [0, -1, 1, 1, 2, -1, 0, -1, 3] == dense_keys([whole])[1].tolist()
     assert dense_keys([pa.chunked_array([], kind)])[1].tolist() == []
+
+
+@given(st.lists(st.lists(st.none() | INTEGERS, max_size=30), max_size=4), st.integers(0, 3))
+def test_integers_are_numbered_in_the_order_in_which_they_come(parts: list[list[int | None]], cut: int) -> None:
+    """Also in chunks that are parts of others, whose bits for null begin inside of a byte."""
+    chunks = [pa.array(part, pa.int64()).slice(cut) for part in parts]
+    different, number = numbered(pa.chunked_array(chunks, pa.int64()))
+    cells = [cell for part in parts for cell in part[cut:]]
+    expected = list(dict.fromkeys(cell for cell in cells if cell is not None))
+    assert different.tolist() == expected
+    assert number.tolist() == [-1 if cell is None else expected.index(cell) for cell in cells]
+
+
+def test_more_integers_than_the_first_table_holds_are_numbered() -> None:
+    values = np.random.default_rng(3).integers(0, 2**40, 300_000)
+    values[100_000:200_000] = values[:100_000]
+    different, number = numbered(pa.chunked_array([values[:7], values[7:]]))
+    assert np.array_equal(different[number], values)
+    assert len(different) == len(np.unique(values)) > 199_000
+    firsts = np.unique(number, return_index=True)[1]
+    assert (np.diff(firsts) > 0).all()
+
+
+KEYS = [
+    st.tuples(INTEGERS),
+    st.tuples(st.sampled_from(["a", "bb", "a\0", ""])),
+    st.tuples(INTEGERS, st.sampled_from(["x", "yy"])),
+    st.tuples(st.sampled_from([1, 2]), INTEGERS),
+    st.tuples(INTEGERS | st.booleans()),
+]
+
+
+@given(st.one_of([st.lists(kind, max_size=20, unique_by=repr) for kind in KEYS]), st.integers(0, 2))
+def test_keys_are_put_in_the_order_of_their_bytes(parts: list[tuple[object, ...]], cut: int) -> None:
+    keys = [encode_key(part) for part in parts]
+    for array in (pa.array(keys, pa.binary()).slice(cut), pa.chunked_array([keys[:3], keys[3:]], pa.binary())):
+        found = ascending(array)
+        assert array.take(pa.array(found)).to_pylist() == sorted(array.to_pylist())
+        assert found.dtype == np.int64
