@@ -85,7 +85,12 @@ def told(seed: int, *, again: bool, parts: bool) -> list[dict[str, Any]]:
     r, found = random.Random(seed), []
     for number in range(200):
         at = START + r.randrange(60) * DAY // 4
-        row = {"deal": number % 150 if again else number, "at": at, "item": r.randrange(6), "low": r.randrange(9)}
+        row: dict[str, Any] = {
+            "deal": number % 150 if again else number,
+            "at": at,
+            "item": r.randrange(6),
+            "low": r.randrange(9),
+        }
         row |= {"note": r.choice(["x", "a longer note than 8 bytes"]), "price": r.choice([0.5, -0.0, None])}
         row |= {"kind": r.choice(["a", "b", "another kind than 8 bytes", None])}
         dropped = {name for name in ("low", "price") if parts and r.random() < 0.3}
