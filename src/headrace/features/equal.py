@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from headrace.features.windows import loaded_kernel
 
 SHARED = 20_000  # hashes from which on threads share them
 RUNS = 10_000  # of ascending values, up to which they are compared with each other
+TEXT_RUNS = 1_000  # of ascending texts
 Ints = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 
@@ -50,6 +52,8 @@ def numbered(values: pa.ChunkedArray) -> tuple[Ints, Ints]:
 
 def certainly_distinct(texts: pa.ChunkedArray, threads: int = 1) -> bool:
     """Return True if no two of some byte strings (no nulls) are equal; False may be wrong, once in 2^64 n^-2 times."""
+    if _ascending_runs(texts):
+        return True
     hashes = np.empty(len(texts), np.uint64)
 
     def fill(span: slice) -> None:
@@ -64,6 +68,25 @@ def certainly_distinct(texts: pa.ChunkedArray, threads: int = 1) -> bool:
 
     in_threads(fill, parted(len(texts), threads), threads)
     return not _any_equal(hashes, threads)
+
+
+def _ascending_runs(texts: pa.ChunkedArray) -> bool:
+    """Return whether texts stand in a few ascending runs of which none reaches into another: so come numbered rows."""
+    runs: list[tuple[bytes, bytes]] = []
+    falls = np.empty(TEXT_RUNS, np.int64)
+    for chunk in texts.chunks:
+        if not len(chunk):
+            continue
+        _, offsets, data = chunk.buffers()
+        first = offsets.address + 4 * chunk.offset
+        data_at = 0 if data is None else data.address
+        count = loaded_kernel().text_falls(data_at, first, len(chunk), TEXT_RUNS, falls.ctypes.data)
+        bounds = [0, *falls[:count].tolist(), len(chunk)]
+        runs += [(chunk[begin].as_py(), chunk[end - 1].as_py()) for begin, end in pairwise(bounds)]
+        if len(runs) >= TEXT_RUNS:
+            return False
+    runs.sort()
+    return all(before[1] < after[0] for before, after in pairwise(runs))
 
 
 def hashed_ids(prefix: bytes, texts: pa.Array | pa.ChunkedArray) -> Ints:

@@ -1325,6 +1325,18 @@ void hash_texts(const uint8_t *data, const int32_t *offset, int64_t n, uint64_t 
   }
 }
 
+/* Write at which of n texts one begins that is not above the one before it, up to `most` of them; return how many there are,
+ * `most` if there may be more. */
+int64_t text_falls(const uint8_t *data, const int32_t *offset, int64_t n, int64_t most, int64_t *fall) {
+  int64_t found = 0;
+  for (int64_t i = 1; i < n && found < most; i++) {
+    int32_t before = offset[i] - offset[i - 1], length = offset[i + 1] - offset[i], both = before < length ? before : length;
+    int order = memcmp(data + offset[i - 1], data + offset[i], (size_t)both);
+    if (order > 0 || (order == 0 && before >= length)) fall[found++] = i;
+  }
+  return found;
+}
+
 /* Hash n texts, each behind the same prefix, as `core.identity.row_hash` does. */
 void hash_ids(const uint8_t *prefix, int64_t length, const uint8_t *data, const int32_t *offset, int64_t n, int64_t *hash) {
   Blake begun, state;

@@ -114,6 +114,7 @@ class _Kernel:
         self.scan = _function(long.scan, word, pointer, pointer, pointer, word, small, word, pointer, pointer)
         self.pool = _function(short.lane_pool, pointer, pointer, pointer)
         self.hash_texts = _function(long.hash_texts, None, pointer, pointer, word, pointer)
+        self.text_falls = _function(long.text_falls, word, pointer, pointer, word, word, pointer)
         self.hash_ids = _function(long.hash_ids, None, data, word, pointer, pointer, word, pointer)
         self.spell_texts = _function(long.spell_texts, None, pointer, pointer, word, pointer)
         self.unspell_texts = _function(short.unspell_texts, word, pointer, pointer, word, pointer, pointer)

@@ -7,8 +7,10 @@ from collections import Counter
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from headrace.features.equal import RUNS, _suspects, certainly_distinct, equal_rows
+from headrace.features.equal import RUNS, TEXT_RUNS, _suspects, certainly_distinct, equal_rows
 
 
 def texts(*parts: list[bytes]) -> pa.ChunkedArray:
@@ -33,6 +35,23 @@ MANY = [b"row %d" % i for i in range(50_000)]
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_equal_texts_are_never_taken_for_distinct(ids: pa.ChunkedArray, distinct: bool, threads: int) -> None:
     assert certainly_distinct(ids, threads) is distinct
+
+
+@given(
+    st.lists(st.lists(st.binary(max_size=3), max_size=6).map(lambda part: sorted(part)), max_size=5), st.integers(0, 1)
+)
+def test_texts_in_ascending_runs_are_distinct_where_no_two_are_equal(parts: list[list[bytes]], cut: int) -> None:
+    """Runs that overlap, touch or lie apart, in any order, with equal texts inside of a run or in two of them."""
+    ids = pa.chunked_array([pa.array(part, pa.binary()).slice(cut) for part in parts], pa.binary())
+    assert certainly_distinct(ids) is (len({*ids.to_pylist()}) == len(ids))
+
+
+@pytest.mark.parametrize("falls", [TEXT_RUNS - 2, TEXT_RUNS - 1, TEXT_RUNS, 3 * TEXT_RUNS])
+@pytest.mark.parametrize("equal", [False, True])
+def test_texts_in_many_runs_are_told_apart_too(falls: int, equal: bool) -> None:
+    ids = [b"%08d" % number for i in range(falls, -1, -1) for number in (10 * i, 10 * i + 1)]
+    ids += [b"%08d" % 10] if equal else []
+    assert certainly_distinct(texts(ids[:777], ids[777:])) is not equal
 
 
 def test_a_slice_is_hashed_as_the_whole() -> None:
