@@ -78,8 +78,8 @@ static void count_odd(Sum *s, uint64_t bits, int by) {
   else s->plus_inf += by;
 }
 
-static void change_square(Sum *s, uint64_t digits, int place, int by) {
-  u128 q = (u128)digits * digits;
+/* Add or take out q * 4^place. */
+static void change_square(Sum *s, u128 q, int place, int by) {
   int i = 2 * place >> 6, b = 2 * place & 63;
   uint64_t low = (uint64_t)q, high = (uint64_t)(q >> 64);
   uint64_t w[3] = {low << b, b ? high << b | low >> (64 - b) : high, b ? high >> (64 - b) : 0};
@@ -105,7 +105,52 @@ static inline void sum_change(Sum *s, int64_t word, int type, int squares, int b
   uint64_t w[2] = {digits << b, b ? digits >> (64 - b) : 0};
   if (by > 0) widen(&s->low, &s->high, i, add_words(s->side[negative], i, SUM_WORDS, w, 2));
   else take_words(s->side[negative], i, SUM_WORDS, w, 2);
-  if (squares) change_square(s, digits, place, by);
+  if (squares) change_square(s, (u128)digits * digits, place, by);
+}
+
+/* Doubles on their way to a sum, by sign and exponent: the digits of one exponent are added up as they are, and moved to
+ * their place all at once. BIN_ROOM values fit. */
+enum { BINS = 64, BIN_ROOM = 2048, FEW = 16 };
+typedef struct {
+  uint64_t name, digits; /* name: sign and exponent, plus one; 0 at first */
+  u128 squares;
+} Bin;
+
+static void bin_empty(Sum *s, Bin *bin) {
+  int place = UNIT - 1075 + (int)((bin->name - 1) & 2047), i = place >> 6;
+  u128 shifted = (u128)bin->digits << (place & 63);
+  uint64_t w[2] = {(uint64_t)shifted, (uint64_t)(shifted >> 64)};
+  widen(&s->low, &s->high, i, add_words(s->side[(bin->name - 1) >> 11], i, SUM_WORDS, w, 2));
+  if (bin->squares) change_square(s, bin->squares, place, 1);
+  bin->digits = 0;
+  bin->squares = 0;
+}
+
+/* Add n <= BIN_ROOM doubles. Bins are empty before and after. */
+static inline void bins_add(Sum *s, Bin *bins, const int64_t *word, int64_t n, int squares) {
+  uint64_t used = 0;
+  for (int64_t i = 0; i < n; i++) {
+    uint64_t bits = (uint64_t)word[i], e = bits >> 52, at = (e ^ e >> 6) % BINS;
+    Bin *bin = bins + at;
+    if (bin->name != e + 1) {
+      if ((e & 2047) == 0 || (e & 2047) == 2047) { /* zero, subnormal, not finite */
+        sum_change(s, word[i], FLOAT, squares, 1);
+        continue;
+      }
+      if (used >> at & 1) bin_empty(s, bin);
+      bin->name = e + 1;
+    }
+    uint64_t digits = (bits & 0xFFFFFFFFFFFFF) | (uint64_t)1 << 52;
+    used |= (uint64_t)1 << at;
+    bin->digits += digits;
+    if (squares) bin->squares += (u128)digits * digits;
+  }
+  for (; used; used &= used - 1) bin_empty(s, bins + __builtin_ctzll(used));
+}
+
+static void sum_add(Sum *s, Bin *bins, const int64_t *word, int64_t n, int type, int squares) {
+  if (type == FLOAT && n >= FEW) bins_add(s, bins, word, n, squares);
+  else for (int64_t i = 0; i < n; i++) sum_change(s, word[i], type, squares, 1);
 }
 
 /* The size of a sum: words [low, high) of `word`, trimmed; sign -1, 0 or 1. */

@@ -30,6 +30,8 @@ enum { P_COUNT = 0, P_LEAST = 1, P_GREATEST = 2, P_LAST = 3, P_LAST_MOMENT = 4, 
        PART = 14, SUM_PART = 3, SQUARE_PART = 5 };
 enum { SEEN = 1, LAST_NULL = 2, PLUS_INF = 4, MINUS_INF = 8, NANS = 16, NEGATIVE = 32, WIDE = 64 };
 enum { HEAD = 5, HEAD_FLOOR = 3, REBUILD = 1, FORMAT = 1, ANY_LEVEL = 255, MAX_DEPTH = 16 };
+enum { BLOCK = 1024 }; /* events or values that are picked out before they are worked on */
+_Static_assert((int)BLOCK <= (int)BIN_ROOM, "a block of values fits into bins");
 
 #define MAX_COUNT ((int64_t)1 << 32)
 #define GATHERED ((int64_t)1 << 23) /* words of the rows that are gathered at a time, unless one key has more */
@@ -135,6 +137,7 @@ typedef struct Lane {
   int64_t *words;
   uint8_t *status;
   const Sweep *sweep;
+  Bin bins[BINS]; /* empty between calls */
   int32_t depth;
   Frame frame[MAX_DEPTH];
 } Lane;
@@ -499,15 +502,14 @@ static inline int counts(const Lane *lane, const Run *run, const int64_t *e, int
   return !null_at(e, c) && holds(lane, run, e);
 }
 
-static void absorb_order(Lane *lane, const Run *run, int c) {
+static void absorb_order(Lane *lane, int c, const int64_t *value, int64_t values) {
   const Need *need = lane->need + c;
   Column *column = lane->own.column + c;
   int64_t least = column->least, greatest = column->greatest, n = column->count;
   int listed = need->lists && lane->next < lane->listed;
   if (n == 0) least = INT64_MAX, greatest = INT64_MIN;
-  for (const int64_t *e = run->at, *end = e + run->n * run->stride; e < end; e += run->stride) {
-    if (!counts(lane, run, e, c)) continue;
-    int64_t v = ordered(e[EVENT + c], need->type);
+  for (int64_t i = 0; i < values; i++) {
+    int64_t v = ordered(value[i], need->type);
     least = v < least ? v : least;
     greatest = v > greatest ? v : greatest;
     if (listed) column->list[n++] = v;
@@ -541,7 +543,8 @@ static void absorb_sketch(Lane *lane, const Run *run, Sketch *s) {
   }
 }
 
-/* Take a run into the tally's windows. Loops of their own for order and sums are faster than one for both. */
+/* Take a run into the tally's windows, a block of values at a time. Loops of their own for order and sums are faster than
+ * one for both. */
 static void absorb(Lane *lane, const Run *run) {
   const int64_t *end = run->at + run->n * run->stride;
   if (lane->rows) {
@@ -551,16 +554,17 @@ static void absorb(Lane *lane, const Run *run) {
   for (int c = 0; c < lane->columns; c++) {
     const Need *need = lane->need + c;
     Column *column = lane->own.column + c;
-    int64_t n = 0;
-    if (need->ranges | need->lists) absorb_order(lane, run, c);
     if (need->series && lane->next < lane->listed) absorb_series(lane, run, c);
     if (need->last) absorb_last(lane, run, c);
-    for (const int64_t *e = run->at; e < end; e += run->stride) {
-      if (!counts(lane, run, e, c)) continue;
-      n++;
-      if (need->sums) sum_change(&column->sum, e[EVENT + c], need->type, need->sums > 1, 1);
+    for (const int64_t *e = run->at; e < end;) {
+      int64_t value[BLOCK], n = 0;
+      for (; e < end && n < BLOCK; e += run->stride) {
+        if (counts(lane, run, e, c)) value[n++] = e[EVENT + c];
+      }
+      if (need->ranges | need->lists) absorb_order(lane, c, value, n);
+      if (need->sums) sum_add(&column->sum, lane->bins, value, n, need->type, need->sums > 1);
+      column->count += n;
     }
-    column->count += n;
   }
 }
 
@@ -910,25 +914,46 @@ static int64_t *take_large(int64_t words) {
   return at;
 }
 
+/* Find which of the events [from, to) belong to keys of [first, last) that have labels. It does not branch on a key: no
+ * processor could guess which way. */
+static int64_t wanted(const Events *events, int64_t from, int64_t to, int64_t first, int64_t last, const int64_t *start,
+                      int64_t *place) {
+  const int64_t *key = events->key;
+  int64_t near = 0, n = 0;
+  for (int64_t i = from; i < to; i++) {
+    place[near] = i;
+    near += (key[i] >= first) & (key[i] < last);
+  }
+  for (int64_t i = 0; i < near; i++) {
+    int64_t k = key[place[i]];
+    place[n] = place[i];
+    n += start[k] < start[k + 1];
+  }
+  return n;
+}
+
+static void put_row(const Events *events, int64_t i, int64_t m, int64_t *row) {
+  row[MOMENT] = events->moment[i];
+  row[ARRIVAL] = events->arrival[i];
+  row[ROW] = events->row[i];
+  uint64_t mask = 0;
+  for (int64_t c = 0; c < m; c++) {
+    row[EVENT + c] = events->words[i * m + c];
+    mask |= (uint64_t)(events->null[i * m + c] != 0) << c;
+  }
+  row[MASK] = (int64_t)mask;
+  row[EVENT + m] = events->until[i];
+}
+
 /* Put the rows of the keys [first, last) one key's behind the other's; `end` has room for as many places. */
 static void gather_rows(const Lane *lane, const Events *events, int64_t first, int64_t last, const int64_t *start,
                         int64_t *end, int64_t *rows) {
-  int64_t m = lane->columns, stride = EVENT + m + 1;
+  int64_t m = lane->columns, stride = EVENT + m + 1, place[BLOCK];
   for (int64_t k = first; k < last; k++) end[k] = start[k] - start[first];
-  for (int64_t i = 0; i < events->n; i++) {
-    int64_t k = events->key[i];
-    if (k < first || k >= last || start[k] == start[k + 1]) continue;
-    int64_t *row = rows + end[k]++ * stride;
-    row[MOMENT] = events->moment[i];
-    row[ARRIVAL] = events->arrival[i];
-    row[ROW] = events->row[i];
-    uint64_t mask = 0;
-    for (int64_t c = 0; c < m; c++) {
-      row[EVENT + c] = events->words[i * m + c];
-      mask |= (uint64_t)(events->null[i * m + c] != 0) << c;
-    }
-    row[MASK] = (int64_t)mask;
-    row[EVENT + m] = events->until[i];
+  for (int64_t from = 0, to; from < events->n; from = to) {
+    to = events->n - from < BLOCK ? events->n : from + BLOCK;
+    int64_t n = wanted(events, from, to, first, last, start, place);
+    for (int64_t i = 0; i < n; i++) put_row(events, place[i], m, rows + end[events->key[place[i]]]++ * stride);
   }
 }
 

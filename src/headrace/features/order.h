@@ -149,24 +149,30 @@ static int64_t run_end(const int64_t *key, int64_t stride, int depth, const int6
   return i;
 }
 
+/* Merge the runs [a, b) and [b, end) of places into `to`. */
+static void merge_runs(const int64_t *key, int64_t stride, int depth, const int64_t *place, int64_t *to, int64_t a,
+                       int64_t b, int64_t end) {
+  int64_t i = a, j = b;
+  if (b < end && after(key + place[a] * stride, key + place[end - 1] * stride, depth)) {
+    memcpy(to + a, place + b, (size_t)(end - b) * 8);
+    memcpy(to + a + end - b, place + a, (size_t)(b - a) * 8);
+    return;
+  }
+  for (int64_t k = a; k < end; k++) {
+    int right = j < end && (i == b || after(key + place[i] * stride, key + place[j] * stride, depth));
+    to[k] = place[right ? j++ : i++];
+  }
+}
+
 static void sort_places(const int64_t *key, int64_t stride, int depth, int64_t *place, int64_t *spare, int64_t n) {
-  for (int sorted = n < 2; !sorted;) {
-    sorted = 1;
-    for (int64_t a = 0; a < n;) {
-      int64_t b = run_end(key, stride, depth, place, a + 1, n);
-      if (b == n) {
-        if (!sorted) memcpy(spare + a, place + a, (size_t)(n - a) * 8);
-        break;
-      }
-      int64_t end = run_end(key, stride, depth, place, b + 1, n), i = a, j = b;
-      sorted = 0;
-      for (int64_t k = a; k < end; k++) {
-        int right = j < end && (i == b || after(key + place[i] * stride, key + place[j] * stride, depth));
-        spare[k] = place[right ? j++ : i++];
-      }
-      a = end;
+  for (int64_t runs = 2; runs > 1 && n > 1;) {
+    runs = 0;
+    for (int64_t a = 0, b, end; a < n; a = end, runs++) {
+      b = run_end(key, stride, depth, place, a + 1, n);
+      end = b < n ? run_end(key, stride, depth, place, b + 1, n) : n;
+      merge_runs(key, stride, depth, place, spare, a, b, end);
     }
-    if (!sorted) memcpy(place, spare, (size_t)n * 8);
+    memcpy(place, spare, (size_t)n * 8);
   }
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -26,19 +28,81 @@ def of_key(events: LaneEvents, key: int) -> LaneEvents:
 
 
 def test_keys_that_do_not_fit_into_memory_together_are_gathered_in_turn() -> None:
-    """1.6M rows of six words are more than are gathered at a time; one key alone is more, and one has no events."""
+    """Only 1.4M rows of six words are gathered at a time: one key alone has more, some have no events, others no labels."""
     r = np.random.default_rng(1)
-    events = draw(1_600_000, 3, r)
-    events.key[events.key > 0] += 3
-    events.key[:100] = 2
-    asked = r.integers(-1, 8, 600)
+    events = draw(2_500_000, 9, r)
+    events.key[events.key == 4] = 3
+    events.key[:100], events.key[100:300] = 2, -1
+    events.key[-1_500_000:] = 5
+    asked = r.choice([-1, 0, 1, 2, 4, 5, 7, 8, 9], 600)
     t = r.integers(0, 21_000, 600)
     found = scan(LANE, OUTPUTS, events, asked, t)
-    for key in range(-1, 8):
+    for key in range(-1, 10):
         mine = asked == key
         alone = scan(LANE, OUTPUTS, of_key(events, key), asked[mine], t[mine])
         assert (found.words[mine] == alone.words).all()
         assert (found.status[mine] == alone.status).all()
+
+
+@pytest.mark.parametrize("n", [0, 1, 1_023, 1_024, 1_025, 5_000])
+def test_events_of_other_keys_are_passed_over(n: int) -> None:
+    """Every key of one scan has labels, of the other only some: blocks of events end where they like."""
+    r = np.random.default_rng(n)
+    events, t = draw(n, 40, r), r.integers(0, 21_000, 400)
+    events.key[::7] = -5
+    asked = r.integers(-1, 42, 400)
+    found = scan(LANE, OUTPUTS, events, asked, t)
+    for part in (asked % 3 == 0, asked == 41, asked == 0):
+        alone = scan(LANE, OUTPUTS, events, asked[part], t[part])
+        assert (found.words[part] == alone.words).all()
+        assert (found.status[part] == alone.status).all()
+    counts = found.words[:, 1]
+    live = [(events.key == k) & (events.arrival <= at) & (events.moment < at) for k, at in zip(asked, t, strict=True)]
+    inside = [m & (events.moment >= at - 5_000) & ~events.nulls[:, 0] for m, at in zip(live, t, strict=True)]
+    assert counts.tolist() == [int(m.sum()) if k >= 0 else 0 for m, k in zip(inside, asked, strict=True)]
+
+
+@pytest.mark.parametrize("overlap", [0, 300])
+@pytest.mark.parametrize("runs", [2, 3, 10])
+def test_events_in_order_may_come_newest_part_first(runs: int, overlap: int) -> None:
+    """Parts that lie wholly before each other are only moved; what has one moment stands in the order of arrival."""
+    r = np.random.default_rng(runs)
+    events, asked, t = draw(9_000, 4, r), r.integers(0, 4, 300), r.integers(0, 21_000, 300)
+    first = [Output(0, a, w, k) for a in ("first", "last") for w in LANE.windows for k in (1, 2, 3)]
+    order = np.lexsort((events.row, events.arrival, events.moment))
+    parts = np.array_split(order, runs)
+    late = np.concatenate([p[:overlap] for p in parts])
+    newest_first = [np.concatenate([p[overlap:], late]) if p is parts[0] else p[overlap:] for p in parts][::-1]
+    found = [
+        scan(LANE, first, LaneEvents(*(c[places] for c in vars(events).values())), asked, t)
+        for places in (order, np.concatenate(newest_first))
+    ]
+    assert found[0].words.tobytes() == found[1].words.tobytes()
+    assert found[0].status.tobytes() == found[1].status.tobytes()
+    assert (found[0].status == 0).any(axis=0).all()
+
+
+@pytest.mark.parametrize("spread", [0, 1, 40, 300])
+def test_sums_of_many_values_are_those_of_values_one_by_one(spread: int) -> None:
+    """Sums over a run go by exponent, those of a sweep do not; exponents meet in a bin and digits fill it."""
+    r = np.random.default_rng(spread)
+    events, asked, t = draw(30_000, 2, r), np.arange(200) % 2, r.integers(0, 21_000, 200)
+    odd = np.array([0.0, -0.0, 5e-324, -2e-308, np.inf, -np.inf, np.nan, 1.7e308])
+    values = np.ldexp(2.0 - r.integers(0, 3, 30_000) * 2.0**-52, r.integers(-spread, spread + 1, 30_000))
+    values *= r.choice([1.0, -1.0] if spread else [1.0], 30_000)
+    values[::97] = r.choice(odd[:4], len(values[::97]))
+    few = (events.moment < 3_000) & (r.random(30_000) < 0.01)
+    values[few] = r.choice(odd, int(few.sum()))
+    events.words[:, 0] = values.view(np.int64)
+    outputs = [Output(0, a, w, None) for a in ("sum", "mean", "stddev") for w in LANE.windows]
+    plain, sweep = (scan(LANE, outputs, events, asked, t, method=m) for m in ("plain", "sweep"))
+    assert plain.words.tobytes() == sweep.words.tobytes()
+    assert plain.status.tobytes() == sweep.status.tobytes()
+    for key, at, word in zip(asked, t, plain.words[:, 1].view(np.float64), strict=True):
+        there = (events.key == key) & (events.arrival <= at) & (events.moment < at) & (events.moment >= at - 5_000)
+        there &= ~events.nulls[:, 0]
+        if np.isfinite(values[there]).all() and np.abs(values[there]).max(initial=0.0) < 1e300 and there.any():
+            assert word == math.fsum(values[there].tolist())
 
 
 @pytest.mark.parametrize("method", ["plain", "sweep"])
