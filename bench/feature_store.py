@@ -14,11 +14,9 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
@@ -68,21 +66,6 @@ TWICE = {"join_s_dask": "join_s"}  # what Feast does in two ways and the others 
 Row = dict[str, Any]
 
 
-def child(side: str, workload: str) -> None:
-    """Set one side up, then run a repeat for every line of standard input and print its figures with the memory held."""
-    import store_limits
-    import store_ours
-
-    sides = {"ours": store_ours.WORKLOADS, "limit": store_limits.WORKLOADS}
-    with sides[side][workload]() as repeat:
-        print("{}", flush=True)
-        for _ in sys.stdin:
-            began = time.process_time()
-            found = dict(repeat())
-            found |= {"cpu_s": time.process_time() - began}
-            print(json.dumps(found | {"mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}), flush=True)
-
-
 class Side:
     """Speak with one side's process."""
 
@@ -113,7 +96,7 @@ class Side:
 @contextmanager
 def side(name: str, workload: str) -> Iterator[Side]:
     """Run one side in a process of its own."""
-    command = [sys.executable, __file__, "--child", name, "--workload", workload]
+    command = [sys.executable, str(HERE / "store_side.py"), name, workload]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             found = Side(process)
@@ -149,7 +132,7 @@ def rows_of(workload: str, measured: Mapping[str, Mapping[str, float]], feast: M
         shared = TWICE.get(case, case)
         row: Row = {"case": name, "unit": unit, "ours": measured["ours"][shared], "feast": feast.get(case)}
         for side, found in measured.items():
-            row |= {side: found[shared], f"{side}_mb": found["mb"], f"{side}_cpu_s": found["cpu_s"]}
+            row |= {side: found[shared]} | {f"{side}_{held}": found[held] for held in ("mb", "before_mb", "cpu_s")}
         for other in ("limit", "feast"):
             if row.get(other) is not None:
                 row[f"{other}_ratio"] = (
@@ -176,15 +159,18 @@ def show(rows: Sequence[Row], repeats: int, note: str) -> None:
     named = ", ".join(f"{name} {number}" for name, number in versions().items())
     print(f"{named}; medians of {repeats} repeats in turns; {note}\n")
     print(
-        f"{'':<46}{'ours':>16}{'bare limit':>16}{'ratio':>7}{'Feast':>16}{'times':>7}{'ours CPU s, MB':>16}{'limit':>13}"
+        f"{'':<46}{'ours':>16}{'bare limit':>16}{'ratio':>7}{'Feast':>16}{'times':>7}{'ours CPU s, MB (before)':>25}{'limit':>21}"
     )
     for row in rows:
         ratio = f"{row['limit_ratio']:.2f}" if "limit_ratio" in row else ""
         times = f"{row['feast_ratio']:.0f}x" if "feast_ratio" in row else ""
-        held = [f"{row[f'{s}_cpu_s']:.2f}{row[f'{s}_mb']:>7.0f}" if f"{s}_mb" in row else "" for s in ("ours", "limit")]
+        held = [
+            f"{row[f'{s}_cpu_s']:.2f}{row[f'{s}_mb']:>7.0f} ({row[f'{s}_before_mb']:.0f})" if f"{s}_mb" in row else ""
+            for s in ("ours", "limit")
+        ]
         print(
             f"{row['case']:<46}{figure(row['ours'], row['unit']):>16}{figure(row.get('limit'), row['unit']):>16}"
-            f"{ratio:>7}{figure(row['feast'], row['unit']):>16}{times:>7}{held[0]:>16}{held[1]:>13}"
+            f"{ratio:>7}{figure(row['feast'], row['unit']):>16}{times:>7}{held[0]:>25}{held[1]:>21}"
         )
 
 
@@ -197,17 +183,12 @@ def options_of() -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", help="workloads: " + ", ".join(dict.fromkeys(c[1] for c in CASES)))
     parser.add_argument("--install-peers", action="store_true", help="install Feast into .peers/feast")
     parser.add_argument("--peers", type=Path, help="the folder of the peers' scripts")
-    parser.add_argument("--child", choices=["ours", "limit"], help=argparse.SUPPRESS)
-    parser.add_argument("--workload", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def main() -> None:
     """Measure all, and print a table or JSON."""
     options = options_of()
-    if options.child:
-        child(options.child, options.workload)
-        return
     chosen = [w for w in dict.fromkeys(c[1] for c in CASES) if options.rows == "full" or w not in FULL]
     chosen = [w for w in chosen if not options.only or w in options.only]
     measured = {workload: measure(workload, options.repeats) for workload in chosen}

@@ -741,11 +741,14 @@ int64_t read_head(Lane *lane, const int64_t *head, int64_t bytes, int64_t t, int
   return go_on(lane);
 }
 
-/* What a row is read with: each reader's lane, which of the row's keys it reads (ascending), where its results begin. */
+/* What a row is read with: each reader's lane, which of the row's keys it reads (ascending), where its results begin; and
+ * for `read_row` the sizes of its heads and where all results go. */
 typedef struct {
   int64_t readers, keys;
   Lane *const *lane;
-  const int64_t *key, *place;
+  const int64_t *key, *place, *bytes;
+  int64_t *words, *left;
+  uint8_t *status;
 } Readers;
 
 /* Read n rows' heads, which stand one behind the other (0 bytes: there is none; -1: there is no key, so nothing is read),
@@ -769,6 +772,11 @@ int64_t read_rows(const Readers *with, int64_t n, const uint8_t *heads, const in
     for (; key < with->keys; key++) heads += bytes[key] > 0 ? bytes[key] : 0;
   }
   return found;
+}
+
+/* Read one row; a foreign call takes longer for each argument. */
+int64_t read_row(const Readers *with, const uint8_t *heads, int64_t t, const int64_t *back) {
+  return read_rows(with, 1, heads, with->bytes, t, back, 0, with->words, with->status, with->left);
 }
 
 /* Go on with the block whose reference the last call returned. */

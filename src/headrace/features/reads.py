@@ -17,7 +17,7 @@ class _Readers(ctypes.Structure):
     _fields_ = (
         ("readers", ctypes.c_int64),
         ("keys", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("lane", "key", "place")),
+        *((name, ctypes.c_void_p) for name in ("lane", "key", "place", "bytes", "words", "left", "status")),
     )
 
 
@@ -37,17 +37,16 @@ class RowReader:
         readers = [(h, k, place, zone) for k, (lane, place, zone) in enumerate(lanes) for h in lane.readers]
         self._owners = [(self.lanes[k], handle, k) for handle, k, _, _ in readers]
         table = np.array([reader[:3] for reader in readers], np.int64).reshape(-1, 3).T.copy()
-        described = _Readers(len(readers), len(lanes), *(column.ctypes.data for column in table))
         self._zones = [zone for _, _, _, zone in readers]
         self._zoned = any(zone is not None for zone in self._zones)
         self._back = np.zeros(len(readers), np.int64)
         self._sizes, self._pack = ctypes.create_string_buffer(8 * len(lanes)), Struct(f"={len(lanes)}q").pack_into
         self._left = np.zeros(len(readers), np.int64)
         self._row = words, status
-        self._held = table, described  # the kernel reads them by address
-        self._with, self._sizes_at = ctypes.addressof(described), ctypes.addressof(self._sizes)
-        self._results = words.ctypes.data, status.ctypes.data, self._left.ctypes.data
-        self._rows = loaded_kernel().read_rows
+        results = ctypes.addressof(self._sizes), words.ctypes.data, self._left.ctypes.data, status.ctypes.data
+        described = _Readers(len(readers), len(lanes), *(column.ctypes.data for column in table), *results)
+        self._held, self._with = (table, described), ctypes.addressof(described)  # the kernel reads them by address
+        self._one, self._rows = loaded_kernel().read_row, loaded_kernel().read_rows
 
     def read(self, get: Get, keys: Sequence[bytes | None], t: int) -> None:
         """Read a row's keys as of `t`; where there is no key, nothing is written.
@@ -58,7 +57,7 @@ class RowReader:
         heads, sizes = _heads(get, keys)
         self._pack(self._sizes, 0, *sizes)
         joined = b"".join(heads)
-        if self._rows(self._with, 1, joined, self._sizes_at, t, self._backs(t), 0, *self._results):
+        if self._one(self._with, joined, t, self._backs(t) if self._zoned else None):
             for (lane, reader, k), reference in zip(self._owners, self._left.tolist(), strict=True):
                 key = keys[k]
                 if reference and key is not None:
@@ -83,16 +82,14 @@ class RowReader:
         sizes = np.array(found, np.int64)
         left = np.empty((n, len(self._owners)), np.int64)
         results = words.ctypes.data, status.ctypes.data, left.ctypes.data
-        joined, back = b"".join(heads), self._backs(t)
+        joined, back = b"".join(heads), self._backs(t) if self._zoned else None
         if not self._rows(self._with, n, joined, sizes.ctypes.data, t, back, width, *results):
             return []
         rows: list[int] = np.flatnonzero(left.any(axis=1)).tolist()
         return rows
 
-    def _backs(self, t: int) -> int | None:
-        """Return the address of the moments from which windows reach back, None where that is `t`."""
-        if not self._zoned:
-            return None
+    def _backs(self, t: int) -> int:
+        """Return the address of the moments from which windows reach back."""
         for reader, zone in enumerate(self._zones):
             self._back[reader] = t if zone is None else civil_time(t, zone)
         return int(self._back.ctypes.data)

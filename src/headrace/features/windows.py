@@ -108,6 +108,7 @@ class _Kernel:
         self.read_head = _function(short.read_head, word, pointer, data, word, word, word, pointer, pointer)
         rows = pointer, word, data, pointer, word, pointer, word, pointer, pointer, pointer
         self.read_rows = _function(short.read_rows, word, *rows)
+        self.read_row = _function(short.read_row, word, pointer, data, word, pointer)
         self.read_block = _function(short.read_block, word, pointer, data, word, word)
         self.since = _function(short.lane_since, None, pointer, word)
         self.summarize = _function(short.summarize, word, pointer, data, word, word, pointer)
