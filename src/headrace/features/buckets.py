@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -357,7 +358,8 @@ class Spread:
         reveals = {source.name: reveals[source.name] for source in sources}
         here = not self.engine.capabilities.isolated and _largest(reveals) <= self.bucket_rows
         if here:
-            yield HistoryPast({s.name: History.build(s, _table(reveals[s.name]), as_of) for s in sources})
+            built = {s.name: History.build(s, _table(reveals[s.name]), as_of) for s in sources}
+            yield HistoryPast({name: history.holding(_shared(name, lanes)) for name, history in built.items()})
             return
         with work_in(self.folder) as folder:
             yield BucketedPast(
@@ -370,6 +372,12 @@ class Spread:
                 bucket_rows=self.bucket_rows,
                 told=self.told,
             )
+
+
+def _shared(source: str, lanes: Sequence[LanePlan]) -> list[str]:
+    """Return the columns of a source that more than one lane reads."""
+    reads = Counter(column.name for lane in dict.fromkeys(lanes) if lane.source.name == source for column in lane.reads)
+    return [name for name, lanes_reading in reads.items() if lanes_reading > 1]
 
 
 def _table(reveals: Reveals) -> pa.Table | Late:

@@ -143,6 +143,16 @@ def test_values_of_newest_rows_are_read_last_and_a_few_at_a_time(
     assert tables.reads == [{ROW_ID, "_arrival", "_stated"}, {"item", "at"}, ties, {"low"}, {"note"}]
 
 
+def test_what_several_lanes_read_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored, "APART", 0)
+    tables = tables_of(tmp_path, told(7, again=False, parts=False))
+    values(tables, plan_features([Last, Several], ""), EVER)
+    read = [sorted(names) for names in tables.reads]
+    shared = ["at", "item", "kind", "low", "price"]  # Several has two lanes, one of them with a condition
+    assert read[:2] == [["_arrival", ROW_ID, "_stated"], shared]
+    assert all({*names}.isdisjoint(shared) for names in read[2:])
+
+
 @pytest.mark.parametrize("plan", PLANS, ids=["newest rows", "windows"])
 @pytest.mark.parametrize(("again", "parts"), [(False, False), (False, True), (True, True)])
 def test_a_store_is_filled_with_the_same_bytes(
