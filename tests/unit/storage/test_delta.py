@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from headrace.core.errors import Corrupt, DataError, Unavailable
+from headrace.core.errors import Corrupt, DataError, NoVersion, Unavailable
 from headrace.storage.tables import Position, open_tables
 
 
@@ -102,3 +102,15 @@ def test_history_that_is_forgotten_leaves_no_byte_and_keeps_numbers_and_position
     store.compact("t", retain=30 * 86_400_000_000)
     assert store.read("t", version=kept.version).num_rows == 3
     assert not store.append("t", pa.table({"s": ["again"], "n": [7]}), position=Position("source", 3)).applied
+
+
+def test_a_pinned_version_whose_files_were_taken_away_is_no_version_any_more(tmp_path: Path) -> None:
+    store = open_tables(f"delta:{tmp_path}")
+    for number in range(2):
+        store.append("t", pa.table({"s": ["a", "b"], "n": [number, 10]}))
+    pinned = store.pin("t")
+    assert pinned.read(["n"])["n"].to_pylist() == pinned.read(["n"])["n"].to_pylist()
+    store.delete("t", [("n", "=", 1)])
+    store.forget_history("t")  # type: ignore[attr-defined]
+    with pytest.raises(NoVersion, match="no such version"):
+        pinned.read(["s"])
