@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from store_data import DAY, END, ENTITIES, START, written
 from store_http import served
 from store_ours import (
+    EVENTS,
     IN_WINDOW,
     KEYS,
     PREFIX,
@@ -239,14 +240,14 @@ def events() -> Iterator[Repeat]:
 
         def alone() -> float:
             with environment.begin(write=True) as transaction:
-                return median_us(lambda key: put(transaction, key), [r.randrange(KEYS) for _ in range(1_000)])
+                return median_us(lambda key: put(transaction, key), [r.randrange(KEYS) for _ in range(EVENTS["event"])])
 
         def repeat() -> Mapping[str, float]:
             return {
                 "event": alone(),
-                "durable": apply(100, 1) * 1e6,
-                "batch": 1 / apply(5_000, 1_000),
-                "bulk": 1 / apply(20_000, 10_000),
+                "durable": apply(EVENTS["durable"], 1) * 1e6,
+                "batch": 1 / apply(EVENTS["batch"], 1_000),
+                "bulk": 1 / apply(EVENTS["bulk"], 10_000),
             }
 
         yield repeat
