@@ -124,10 +124,11 @@ class History:
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """Return columns of the reveals; those that are not in hand are read."""
-        missing = [name for name in dict.fromkeys(names) if name not in self.table.column_names]
-        if not missing or self.late is None:
+        if self.late is None:
             return self.table.select(names)
-        return _joined(self.table, self.late.read(missing)).select(names)
+        here = {*self.table.column_names}
+        missing = [name for name in dict.fromkeys(names) if name not in here]
+        return (_joined(self.table, self.late.read(missing)) if missing else self.table).select(names)
 
     def holding(self, names: Sequence[str]) -> History:
         """Return it with some columns in hand, which will be asked for more than once."""

@@ -101,7 +101,6 @@ def late_source(
         return read_source(tables, source, version=version, columns=columns)
     known = [name for name in pinned.names if name not in FIXED and not is_stated_name(name)]
     places = [(known.index(c.name), place) for place, c in enumerate(source.columns) if c.name in known]
-
     stored, declared = stated_names(len(known)), stated_names(len(source.columns))
 
     def read(names: Sequence[str]) -> pa.Table:
@@ -116,8 +115,9 @@ def late_source(
 
 def _with_nulls(source: SourceDefinition, table: pa.Table, names: Collection[str]) -> pa.Table:
     """Return reveals with those of some columns that they do not have: no row has a value there."""
+    wanted = {*names}.difference(table.column_names)
     for c in source.columns:
-        if c.name in names and c.name not in table.column_names:
+        if c.name in wanted:
             table = table.append_column(c.name, pa.nulls(table.num_rows, arrow_type(c.dtype)))
     return table
 
