@@ -182,7 +182,7 @@ def test_a_table_applied_again_after_rows_expired_gives_the_same_answers() -> No
             kept, wanted = dict(snapshot.items(DATABASE)), dict(other.items(DATABASE))
             differing = [key for key in kept.keys() | wanted.keys() if kept.get(key) != wanted.get(key)]
             lane = PLAN.groups[0].lanes[0].prefix
-            assert {key[:1] for key in differing if key != b"Mcommits"} <= {lane[:1]}
+            assert {key[:1] for key in differing if key != b"Fcommits"} <= {lane[:1]}
             heads = [HEAD.unpack_from(blob) for key, blob in kept.items() if key[:1] == b"L" and b"c" not in key[10:]]
             assert heads
             assert all(marks >> 24 & 255 == 0 and not marks >> 16 & REBUILD for marks, *_ in heads)

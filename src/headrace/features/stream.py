@@ -2,7 +2,9 @@
 
 The state is a pure function of the set of applied reveals; order, duplicates and lateness do not matter.
 Keys: `L…` lanes, `R` source, row id: rows; `T` id: texts that no id spells; `E` day, source, row id: when to look at a row for expiry;
-`B` lane's key: to be rebuilt from history; `S`, `s` source: copies of its table (`snapshots`); `M…` positions, which groups are there whole, and of which columns rows are.
+`F…` facts: positions, which groups are there whole, of which columns rows are; behind `E`, so that a commit of a new row, which
+changes the end of `E`, writes no page more for them; `B` lane's key: to be rebuilt from history; `S`, `s` source: copies of its
+table (`snapshots`).
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ from headrace.sources.record import Reveal
 from headrace.storage.keyvalue import Access, Get, Transaction
 
 DATABASE = "online"
-NEWEST, COMMITS = b"Mnewest", b"Mcommits"
+NEWEST, COMMITS = b"Fnewest", b"Fcommits"
 WAITING = b"B"
-COVERED, SOURCE = b"Mcovered", b"Msource"
+COVERED, SOURCE = b"Fcovered", b"Fsource"
 
 
 class _LaneWriter:
@@ -277,7 +279,7 @@ class StreamPath:
         store.put(NEWEST, newest.to_bytes(8, "big", signed=True))
         store.put(COMMITS, (self.commits(store.get) + 1).to_bytes(8, "big"))
         for source, position in positions.items():
-            store.put(b"Mposition" + source.encode(), str(position).encode())
+            store.put(b"Fposition" + source.encode(), str(position).encode())
 
     @staticmethod
     def waiting(transaction: Transaction) -> list[bytes]:

@@ -28,9 +28,9 @@ DATABASES = (DATABASE, CONTROL)
 PREDICTIONS = "predictions"
 WORK = "work"  # files that are there only while something is computed
 SAFE = "renewing"
-APPLIED = b"Mapplied"  # in the features' database, so that one read gets it with the features
-FLOOR = b"Mfloor"  # of a source: the version that is applied whole, while some more of the table is being applied
-APART = b"Mapart"  # of a source: spans of applied versions, while some between them are missing
+APPLIED = b"Fapplied"  # in the features' database, so that one read gets it with the features
+FLOOR = b"Ffloor"  # of a source: the version that is applied whole, while some more of the table is being applied
+APART = b"Fapart"  # of a source: spans of applied versions, while some between them are missing
 REBUILD = b"rebuild"  # in the control database while a rebuild is unfinished
 
 

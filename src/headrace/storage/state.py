@@ -19,7 +19,7 @@ from headrace.storage.backends import Shape
 from headrace.storage.locks import take_lock
 from headrace.storage.paths import FOLDER_MODE, folder_bytes, inside, private_folder, write_atomically
 
-FORMAT = 1
+FORMAT = 2
 DEFAULT = Path(".headrace")
 PASSPORT = "state.json"
 LOCK = "lock"
@@ -182,7 +182,7 @@ def _read_passport(folder: Path) -> Mapping[str, Any]:
             f"{PASSPORT} is damaged",
             where=str(folder / PASSPORT),
             got=repr(data[:60]),
-            expected='{"created_at":…,"created_by":…,"format":1}',
+            expected='{"created_at":…,"created_by":…,"format":2}',
             next_step="restore it from a backup",
         )
     if passport["format"] != FORMAT:
@@ -209,7 +209,9 @@ def _other_format(folder: Path, passport: Mapping[str, Any]) -> ConfigurationErr
         where=str(folder),
         got=f"format {passport['format']}, made by {made_by}",
         expected=f"format {FORMAT}, as {__version__} writes",
-        next_step="pip install --upgrade headrace" if newer else f'pip install "headrace=={made_by}"',
+        next_step="pip install --upgrade headrace"
+        if newer
+        else f'pip install "headrace=={made_by}", or begin a new folder: headrace run --state NEW',
     )
 
 

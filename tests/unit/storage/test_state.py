@@ -53,7 +53,7 @@ def open_state(path: Path, *, write: bool = True) -> StateFolder:
 def test_a_new_folder_is_private_and_says_who_made_it(tmp_path: Path) -> None:
     with open_state(tmp_path / "s") as state:
         assert state.writable
-        assert dict(state.passport) == {"format": 1, "created_by": __version__, "created_at": 1356998400000000}
+        assert dict(state.passport) == {"format": 2, "created_by": __version__, "created_at": 1356998400000000}
         modes = {path.relative_to(tmp_path).as_posix(): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
     assert modes.pop("s") == 0o700
     assert {mode for name, mode in modes.items() if (tmp_path / name).is_dir()} == {0o700}
@@ -135,7 +135,7 @@ def test_a_killed_creation_is_finished_by_the_next(tmp_path: Path, point: str) -
     with armed(f"{point}:raise"), pytest.raises(ConfigurationError, match="cannot be written"):
         open_state(tmp_path / "s")
     with open_state(tmp_path / "s") as state:
-        assert state.passport["format"] == 1
+        assert state.passport["format"] == 2
     assert not (tmp_path / "s" / "state.json.new").exists()
 
 
@@ -143,7 +143,7 @@ def test_a_killed_creation_is_finished_by_the_next(tmp_path: Path, point: str) -
     ("made", "what", "step"),
     [
         (2, "made by a newer Headrace", "pip install --upgrade headrace"),
-        (0, "made by an older Headrace", 'pip install "headrace==9.9"'),
+        (1, "made by an older Headrace", 'pip install "headrace==9.9", or begin a new folder: headrace run --state NEW'),
     ],
 )
 def test_another_format_is_named(tmp_path: Path, made: int, what: str, step: str) -> None:
@@ -162,7 +162,7 @@ def test_a_damaged_passport_is_corrupt(tmp_path: Path, text: str) -> None:
     (tmp_path / "s" / "state.json").write_text(text, "latin-1")
     with pytest.raises(Corrupt, match=r"state\.json is damaged"):
         open_state(tmp_path / "s")
-    (tmp_path / "s" / "state.json").write_text(json.dumps({"format": 1, "created_by": "x"}))
+    (tmp_path / "s" / "state.json").write_text(json.dumps({"format": 2, "created_by": "x"}))
     open_state(tmp_path / "s").close()
 
 
