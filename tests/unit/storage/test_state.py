@@ -142,8 +142,12 @@ def test_a_killed_creation_is_finished_by_the_next(tmp_path: Path, point: str) -
 @pytest.mark.parametrize(
     ("made", "what", "step"),
     [
-        (2, "made by a newer Headrace", "pip install --upgrade headrace"),
-        (1, "made by an older Headrace", 'pip install "headrace==9.9", or begin a new folder: headrace run --state NEW'),
+        (3, "made by a newer Headrace", "pip install --upgrade headrace"),
+        (
+            1,
+            "made by an older Headrace",
+            'pip install "headrace==9.9", or begin a new folder: headrace run --state NEW',
+        ),
     ],
 )
 def test_another_format_is_named(tmp_path: Path, made: int, what: str, step: str) -> None:
