@@ -100,10 +100,15 @@ def seen(store: KeyValue, reader: OnlineFeatures[Any], wanted: Sequence[Any], t:
     """Return the newest applied arrival of one read, and all bits that it gave."""
     with store.read() as snapshot:
         get, moment = open_read(store, snapshot, reader, wanted, None, now=t)
-        found = []
+        many, found = reader.read_many(get, wanted, moment), []
         for row in wanted:
             vector = reader.read(get, row, moment)
             found.append((vector.words.tobytes(), vector.status.tobytes(), tuple(vector.texts)))
+        texts = list(zip(*many.texts, strict=True)) or [() for _ in wanted]
+        assert found == [
+            (words.tobytes(), status.tobytes(), text)
+            for words, status, text in zip(many.words, many.status, texts, strict=True)
+        ]
         return StreamPath.newest(get) or 0, found
 
 

@@ -25,7 +25,7 @@ from headrace.features.moment import open_read
 from headrace.features.offline import OfflineFeatures, Values, histories_of
 from headrace.features.online import OnlineFeatures
 from headrace.features.plan import DatasetPlan, FeaturePlan, plan_dataset, plan_features
-from headrace.features.record import FeatureVector, TrainingSet
+from headrace.features.record import FeatureTable, TrainingSet
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.features.training_set import MaturedRows, as_training_set, facts_of, matured_rows
 from headrace.sources.batch import load
@@ -35,7 +35,7 @@ from headrace.sources.plan import reveal_of
 from headrace.sources.record import ARRIVAL, ROW_ID, RevealBatch
 from headrace.sources.run import batch_of
 from headrace.sources.values import EventReader, arrow_type, plain, typed_value
-from headrace.storage.keyvalue import Get, open_keyvalue
+from headrace.storage.keyvalue import open_keyvalue
 from headrace.storage.state import StateFolder
 from headrace.validation.run import KnownKeys, Validator, referred_columns
 
@@ -253,7 +253,7 @@ def online_values(
         url = settings.stores.keyvalue or opened.url("keyvalue")
         with open_keyvalue(url, databases=[DATABASE], read_only=True) as store, store.read() as snapshot:
             get, t = open_read(store, snapshot, online, cells, at, now=int(clock.now()))
-            values = _gather(plan, [_copied(online.read(get, row, t)) for row in cells])
+            values = _values(plan, online.read_many(get, cells, t))
     arrays = {c.name: pa.array([row[i] for row in cells], arrow_type(c.dtype)) for i, c in enumerate(plan.row)}
     table = pa.table(arrays)
     return FeatureFrame(plan, _named(table, plan.row), table, np.full(len(cells), t), values)
@@ -274,18 +274,11 @@ def _parts(columns: Sequence[Column[Any]], key: Any) -> list[Any]:
         raise UsageError("a key of another type", got=error, expected=", ".join(map(str, columns))) from error
 
 
-def _copied(vector: FeatureVector) -> tuple[Any, Any, list[str | None]]:
-    return vector.words.copy(), vector.status.copy(), list(vector.texts)
-
-
-def _gather(plan: FeaturePlan, found: Sequence[tuple[Any, Any, list[str | None]]]) -> Values:
-    """Return vectors as the table of values that offline computation gives."""
-    shape = (len(found), len(plan.columns))
-    words = np.array([w for w, _, _ in found], np.int64).reshape(shape)
-    status = np.array([s for _, s, _ in found], np.uint8).reshape(shape)
+def _values(plan: FeaturePlan, found: FeatureTable) -> Values:
+    """Return many rows' features as offline computation gives them."""
     names = [c.name for c in plan.columns if c.dtype == "str"]
-    texts = {name: pa.array([t[i] for _, _, t in found], pa.string()) for i, name in enumerate(names)}
-    return Values(words, status, texts)
+    texts = {name: pa.array(column, pa.string()) for name, column in zip(names, found.texts, strict=True)}
+    return Values(found.words, found.status, texts)
 
 
 def tested(
@@ -313,14 +306,10 @@ def tested(
                 if reveal.arrival <= at:
                     path.apply(access, source.name, reveal)
         with store.read() as snapshot:
-            online = _gather(plan, [_read(plan, snapshot.getter(DATABASE), row, at)])
+            online = _values(plan, OnlineFeatures(plan).read_many(snapshot.getter(DATABASE), [row], at))
     if (online.words != offline.words).any() or (online.status != offline.status).any():
         raise InternalError("online and offline disagree", where=location, got=online.words, expected=offline.words)
     return FeatureFrame(plan, keys, keys, moments, offline).to_dict(0)
-
-
-def _read(plan: FeaturePlan, get: Get, row: Sequence[Any], t: int) -> tuple[Any, Any, list[str | None]]:
-    return _copied(OnlineFeatures(plan).read(get, row, t))
 
 
 def _revealed(source: SourceDefinition, events: Sequence[Mapping[str, Any]], location: str) -> RevealBatch:

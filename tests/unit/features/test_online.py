@@ -89,6 +89,38 @@ def test_many_rows_at_once_are_each_row_alone(features: list[FeatureLike]) -> No
     assert {OK, NULL} <= set(found.status.ravel().tolist()) <= {OK, NULL, NO_KEY, NOT_FOUND}
 
 
+def test_what_was_read_while_looking_for_missing_keys_answers_that_read_alone() -> None:
+    """The same rows at another moment, from other bytes, or other rows, are read anew; and the same ones a second time."""
+    plan, source = plan_features([Driver, Place], "test"), definition_of(Rides)
+    path = StreamPath([plan])
+    with open_keyvalue("memory:", databases=[DATABASE]) as store:
+        with store.write() as transaction:
+            access = transaction.access(DATABASE)
+            for i, driver in enumerate("abc"):
+                ride = {"ride": i, "at": i * HOUR, "driver": driver, "area": i, "fare": 1.0 + i, "note": "n"}
+                for reveal in reveal_of(source, ride):
+                    path.apply(access, "Rides", reveal)
+        reader, fresh = OnlineFeatures(plan), OnlineFeatures(plan)
+        rows, others = [["a", 0], ["b", 1]], [["c", 2], ["a", 0]]
+        with store.read() as snapshot:
+            get = snapshot.getter(DATABASE)
+            held = {key: get(key) for key in reader.heads([*rows, *others])}
+        emptied = dict.fromkeys(held)
+        asked = [(held, rows, 9 * HOUR), (held, rows, 5 * HOUR), (held, others, 9 * HOUR), (emptied, rows, 9 * HOUR)]
+        different = set()
+        for now in asked:
+            expected = fresh.read_many(now[0].get, *now[1:])
+            different.add(expected.words.tobytes())
+            for before in asked:
+                assert reader.missing(*before) == []
+                for _ in range(2):
+                    found = reader.read_many(now[0].get, *now[1:])
+                    assert found.words.tolist() == expected.words.tolist()
+                    assert found.status.tolist() == expected.status.tolist()
+                    assert found.texts == expected.texts
+        assert len(different) == len(asked)
+
+
 @pytest.mark.parametrize("note", ["x", "a note of more words"])
 def test_a_text_stands_in_as_it_was_last_read(note: str) -> None:
     """Also one that no number spells, while the store that holds it is away."""
