@@ -34,7 +34,7 @@ enum { BLOCK = 1024 }; /* events or values that are picked out before they are w
 _Static_assert((int)BLOCK <= (int)BIN_ROOM, "a block of values fits into bins");
 
 #define MAX_COUNT ((int64_t)1 << 32)
-#define GATHERED ((int64_t)1 << 23) /* words of the rows that are gathered at a time, unless one key has more */
+#define GATHERED ((int64_t)1 << 24) /* words of the rows that are gathered at a time, unless one key has more */
 
 static int64_t minus(int64_t a, int64_t b) {
   int64_t r;

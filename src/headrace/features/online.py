@@ -14,7 +14,7 @@ from headrace.core.errors import Corrupt, UserCodeError
 from headrace.core.identity import encode_key
 from headrace.core.time import Instant, civil_time
 from headrace.features.definition import OnDemand
-from headrace.features.events import text_key
+from headrace.features.events import integers_behind, text_key
 from headrace.features.fold import Folder
 from headrace.features.plan import BindingPlan, FeaturePlan, FunctionPlan
 from headrace.features.reads import RowReader
@@ -25,6 +25,7 @@ from headrace.features.windows import Bytes, Ints, OnlineLane
 
 Get = Callable[[bytes], bytes | None]
 KEYS_CACHED = TEXTS_CACHED = 100_000
+MANY = 16  # rows from which on arrays make their keys sooner
 FOLLOWED = 16  # keys that are kept in front of newly followed texts
 P = TypeVar("P", bound=FeaturePlan)
 
@@ -306,9 +307,13 @@ class OnlineFeatures(Generic[P]):
     def _keys(self, rows: Sequence[Sequence[Any]]) -> list[bytes | None]:
         """Return every row's keys, as many as there are lanes."""
         if len({binding.places for binding in self.bindings}) == 1:
+            first, prefixes = self.bindings[0].places, [p for binding in self.bindings for p in binding.prefixes]
+            if len(rows) >= MANY and len(first) == 1:
+                found = integers_behind(prefixes, [row[first[0]] for row in rows])
+                if found is not None:
+                    return found  # type: ignore[return-value]
             mine = self.bindings[0].all_keys(rows)
             if None not in mine:
-                prefixes = [prefix for binding in self.bindings for prefix in binding.prefixes]
                 return [prefix + key for key in mine for prefix in prefixes]  # type: ignore[operator]
         keys: list[bytes | None] = []
         for row in rows:

@@ -6,11 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import headrace as hr
-from headrace.core.errors import Corrupt
+from headrace.core.errors import Corrupt, DataError
+from headrace.core.identity import encode_key
 from headrace.core.time import HOUR
 from headrace.features.definition import FeatureLike
+from headrace.features.events import integers_behind
 from headrace.features.online import OnlineFeatures
 from headrace.features.plan import plan_features
 from headrace.features.record import NO_KEY, NOT_FOUND, NULL, OK
@@ -87,6 +91,46 @@ def test_many_rows_at_once_are_each_row_alone(features: list[FeatureLike]) -> No
                     assert found.status[i].tolist() == alone.status.tolist()
                     assert [column[i] for column in found.texts] == alone.texts
     assert {OK, NULL} <= set(found.status.ravel().tolist()) <= {OK, NULL, NO_KEY, NOT_FOUND}
+
+
+@given(
+    st.lists(st.integers() | st.integers(-(2**63), 2**63 - 1), max_size=40),
+    st.sampled_from([[b"ab"], [b"ab", b"cd", b"\0\0"]]),
+)
+def test_keys_of_integers_are_made_as_one_by_one(values: list[int], prefixes: list[bytes]) -> None:
+    found = integers_behind(prefixes, values)
+    fits = all(-(2**63) <= value < 2**63 for value in values)
+    assert (found is None) == (not values or not fits)
+    if found is not None:
+        assert found == [prefix + (encode_key([value]) or b"") for value in values for prefix in prefixes]
+    assert integers_behind(prefixes, [*values, True]) is None
+    assert integers_behind(prefixes, [*values, None]) is None
+
+
+@pytest.mark.parametrize("area", [None, 7, 2**64])
+def test_many_integer_keys_are_read_as_each_alone(area: int | None) -> None:
+    """Beside a key that is null, and beside one that no integer column holds."""
+    plan, source = plan_features([Place], "test"), definition_of(Rides)
+    path = StreamPath([plan])
+    rows: list[list[Any]] = [[i] for i in range(40)] + [[area]]
+    with open_keyvalue("memory:", databases=[DATABASE]) as store:
+        with store.write() as transaction:
+            access = transaction.access(DATABASE)
+            for i in range(30):
+                ride = {"ride": i, "at": i * HOUR, "driver": "a", "area": i, "fare": 1.0, "note": "n"}
+                for reveal in reveal_of(source, ride):
+                    path.apply(access, "Rides", reveal)
+        with store.read() as snapshot:
+            get, one, many = snapshot.getter(DATABASE), OnlineFeatures(plan), OnlineFeatures(plan)
+            if area == 2**64:
+                with pytest.raises(DataError, match="cannot be part of a key"):
+                    many.read_many(get, rows, 60 * HOUR)
+                return
+            found = many.read_many(get, rows, 60 * HOUR)
+            for i, row in enumerate(rows):
+                assert found.status[i].tolist() == one.read(get, row, 60 * HOUR).status.tolist()
+            assert found.texts[0][:30] == ["n"] * 30
+            assert found.texts[0][30:] == [None] * 10 + [None if area is None else "n"]
 
 
 def test_what_was_read_while_looking_for_missing_keys_answers_that_read_alone() -> None:
