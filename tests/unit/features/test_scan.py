@@ -28,12 +28,12 @@ def of_key(events: LaneEvents, key: int) -> LaneEvents:
 
 
 def test_keys_that_do_not_fit_into_memory_together_are_gathered_in_turn() -> None:
-    """Only 1.4M rows of six words are gathered at a time: one key alone has more, some have no events, others no labels."""
+    """Only 2.8M rows of six words are gathered at a time: one key alone has more, some have no events, others no labels."""
     r = np.random.default_rng(1)
-    events = draw(2_500_000, 9, r)
+    events = draw(5_000_000, 9, r)
     events.key[events.key == 4] = 3
     events.key[:100], events.key[100:300] = 2, -1
-    events.key[-1_500_000:] = 5
+    events.key[-3_000_000:] = 5
     asked = r.choice([-1, 0, 1, 2, 4, 5, 7, 8, 9], 600)
     t = r.integers(0, 21_000, 600)
     found = scan(LANE, OUTPUTS, events, asked, t)
