@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,12 +18,12 @@ from headrace.core.time import HOUR
 from headrace.features.definition import FeatureLike
 from headrace.features.events import integers_behind
 from headrace.features.online import OnlineFeatures
-from headrace.features.plan import plan_features
+from headrace.features.plan import FeaturePlan, plan_features
 from headrace.features.record import NO_KEY, NOT_FOUND, NULL, OK
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.sources.definition import definition_of
 from headrace.sources.plan import reveal_of
-from headrace.storage.keyvalue import open_keyvalue
+from headrace.storage.keyvalue import KeyValue, open_keyvalue
 
 
 class Rides(hr.Source):
@@ -51,6 +53,21 @@ class Place(hr.FeatureGroup, of=Rides, entity=Rides.area):
 @hr.on_demand(area=Rides.area, fare=Rides.fare)
 def doubled(area: int | None, fare: float | None) -> float | None:
     return None if area is None or fare is None else area * fare
+
+
+@contextmanager
+def three_rides() -> Iterator[tuple[FeaturePlan, KeyValue]]:
+    """Give a store that holds a ride of each of three drivers, in an area each."""
+    plan, source = plan_features([Driver, Place], "test"), definition_of(Rides)
+    path = StreamPath([plan])
+    with open_keyvalue("memory:", databases=[DATABASE]) as store:
+        with store.write() as transaction:
+            access = transaction.access(DATABASE)
+            for i, driver in enumerate("abc"):
+                ride = {"ride": i, "at": i * HOUR, "driver": driver, "area": i, "fare": 1.0 + i, "note": "n"}
+                for reveal in reveal_of(source, ride):
+                    path.apply(access, "Rides", reveal)
+        yield plan, store
 
 
 @pytest.mark.parametrize("features", [[Driver, Area, Place], [Driver, doubled, Rides.area, Rides.note]])
@@ -135,15 +152,7 @@ def test_many_integer_keys_are_read_as_each_alone(area: int | None) -> None:
 
 def test_what_was_read_while_looking_for_missing_keys_answers_that_read_alone() -> None:
     """The same rows at another moment, from other bytes, or other rows, are read anew; and the same ones a second time."""
-    plan, source = plan_features([Driver, Place], "test"), definition_of(Rides)
-    path = StreamPath([plan])
-    with open_keyvalue("memory:", databases=[DATABASE]) as store:
-        with store.write() as transaction:
-            access = transaction.access(DATABASE)
-            for i, driver in enumerate("abc"):
-                ride = {"ride": i, "at": i * HOUR, "driver": driver, "area": i, "fare": 1.0 + i, "note": "n"}
-                for reveal in reveal_of(source, ride):
-                    path.apply(access, "Rides", reveal)
+    with three_rides() as (plan, store):
         reader, fresh = OnlineFeatures(plan), OnlineFeatures(plan)
         rows, others = [["a", 0], ["b", 1]], [["c", 2], ["a", 0]]
         with store.read() as snapshot:
@@ -184,15 +193,7 @@ def test_a_text_stands_in_as_it_was_last_read(note: str) -> None:
 
 def test_a_damaged_head_is_named_and_spoils_no_other_row() -> None:
     """Its length is of no whole words, so what stands behind it where heads are joined would be crooked."""
-    plan, source = plan_features([Driver, Place], "test"), definition_of(Rides)
-    path = StreamPath([plan])
-    with open_keyvalue("memory:", databases=[DATABASE]) as store:
-        with store.write() as transaction:
-            access = transaction.access(DATABASE)
-            for i, driver in enumerate("abc"):
-                ride = {"ride": i, "at": i * HOUR, "driver": driver, "area": i, "fare": 1.0 + i, "note": "n"}
-                for reveal in reveal_of(source, ride):
-                    path.apply(access, "Rides", reveal)
+    with three_rides() as (plan, store):
         reader = OnlineFeatures(plan)
         rows = [["a", 0], ["b", 1], ["c", 2]]
         with store.read() as snapshot:
