@@ -361,4 +361,10 @@ def test_demand_trains_on_a_grid_and_forecasts_its_last_monday(demand: Path) -> 
         )
     with pytest.raises(DataError, match="no row of the grid is active") as error:
         forecast(monday + 400 * DAY)
-    assert "--as-of" in str(error.value.next_step)
+    assert str(error.value.next_step).endswith(f"or {view['next']}")
+    command, newest = str(view["next"]).split(" --as-of ")
+    assert command == f"headrace predict {project.typed}"
+    assert forecast(int(Instant.parse(newest)))[0]["t"] >= answers[0]["t"]
+    with pytest.raises(DataError, match="no row of the grid is active") as error:
+        forecast(monday - 4_000 * DAY)
+    assert str(error.value.next_step).endswith("--as-of with an earlier moment")

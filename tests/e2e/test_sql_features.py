@@ -82,7 +82,7 @@ def test_a_pipeline_without_an_endpoint_trains_on_them(tmp_path: Path) -> None:
         pytest.raises(HeadraceError, match="nothing to serve"),
     ):
         PipelineService(project, stores, clock)
-    assert found["next"] == f"headrace predict {project.typed}"
+    assert found["next"] == f"headrace predict {project.typed} ROWS"
     rows = folder / "rows.csv"
     lines = [f"n{i},2024-05-01T10:00:00Z,shop-{i},4" for i in range(40)]
     rows.write_text("\n".join(["order_id,placed,shop,items", *lines]))

@@ -20,6 +20,7 @@ from headrace.features.grid import grid_rows, steps
 from headrace.features.offline import OfflineFeatures
 from headrace.features.past import WholePast
 from headrace.features.plan import DatasetPlan
+from headrace.features.stream import DATABASE, StreamPath
 from headrace.models.servable import Servable
 from headrace.pipelines.pinned import refuse_other_features
 from headrace.pipelines.project import Project
@@ -103,7 +104,7 @@ def predict_from_history(
             progress.step("features from history", done, total, what)
 
         with beside(project, told).past(plan.read, lanes_of(plan, labels=False), reveals, moment) as past:
-            asked = _given_rows(plan, given, moment) if given is not None else _last_step(plan, past, moment)
+            asked = _given_rows(plan, given, moment) if given is not None else _last_step(project, stores, past, moment)
             table = OfflineFeatures(plan, past).compute(asked.rows, asked.t).table(plan)
         progress.step("predicting", 0, len(asked.t))
         scored = _answers(project, servable, chosen.name, asked, servable.encoder.encode(table))
@@ -111,6 +112,16 @@ def predict_from_history(
         batch = Batch(chosen.name, moment, _in_order(scored, asked.refused))
         stores.ledger.append([_entry(project, stores, batch)])
     return batch
+
+
+def predict_command(project: Project, stores: Stores, now: int) -> str:
+    """Return the command that answers the newest rows: of a grid whose data end more than a step before now, as of their end."""
+    grid, typed = project.plan.grid, f"headrace predict {project.typed}"
+    if grid is None:
+        return f"{typed} ROWS"
+    with stores.online.read() as snapshot:
+        newest = StreamPath.newest(snapshot.getter(DATABASE))
+    return typed if newest is None or newest > now - grid.every else f"{typed} --as-of {Instant(newest).isoformat()}"
 
 
 def named(plan: DatasetPlan) -> list[Column[Any]]:
@@ -181,18 +192,21 @@ def _given_rows(plan: DatasetPlan, given: Sequence[Any], moment: int) -> _Asked:
     return _Asked(pa.table(rows), np.full(len(read), moment, np.int64), refused)
 
 
-def _last_step(plan: DatasetPlan, past: WholePast, moment: int) -> _Asked:
+def _last_step(project: Project, stores: Stores, past: WholePast, moment: int) -> _Asked:
     """Return the rows that are active at a grid's last step by the moment."""
+    plan = project.plan
     assert plan.grid is not None
     step = int(steps(plan.grid, (moment - 2 * plan.grid.every, moment + 1))[-1])
     rows, t = grid_rows(plan, past, (step, step + 1))
     if not len(t):
+        newest = predict_command(project, stores, moment)
+        earlier = newest if "--as-of" in newest else "--as-of with an earlier moment"
         raise DataError(
             "no row of the grid is active",
             where=plan.dataset.location,
             got=f"none at {Instant(step).isoformat()}",
             expected=str(plan.grid.active),
-            next_step="headrace run, which takes in newer rows, or --as-of with an earlier moment",
+            next_step=f"headrace run, which takes in newer rows, or {earlier}",
         )
     return _Asked(rows, t, {})
 

@@ -20,6 +20,7 @@ from headrace.core.identity import content_hash
 from headrace.core.time import Clock, Instant, SystemClock
 from headrace.features.stream import DATABASE, StreamPath
 from headrace.pipelines.baselines import load_baselines
+from headrace.pipelines.batch import predict_command
 from headrace.pipelines.data_incidents import DataIncidents
 from headrace.pipelines.dead_letters import refused_anew
 from headrace.pipelines.feed import Feed, open_project_streams
@@ -297,8 +298,9 @@ class _Run:
             return body | {"outcome": "refused", "next": f"headrace models {self.project.typed}"}
         if champion is None:
             self.registry.promote(name, why="no champion yet", actor="headrace")
-            use = "serve" if self.project.pipeline.endpoint is not None else "predict"
-            return body | {"outcome": "promoted", "next": f"headrace {use} {self.project.typed}"}
+            served, now = self.project.pipeline.endpoint is not None, int(self.clock.now())
+            use = f"headrace serve {self.project.typed}" if served else predict_command(self.project, self.stores, now)
+            return body | {"outcome": "promoted", "next": use}
         if name == champion:
             return body | {"outcome": "champion", "next": f"headrace models {self.project.typed}"}
         self.registry.challenge(name, why="its gates passed", actor="headrace")
