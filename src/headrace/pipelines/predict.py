@@ -83,13 +83,13 @@ def _shown(answers: list[dict[str, Any]], names: Sequence[str], to: str | None) 
     data: dict[str, Any] = {"rows": len(answers), "errors": bad, "versions": dict(versions), "written": to}
     columns = [name for name in names if name != "variant"]
     table = Table(
-        f"The first {min(SHOWN, len(answers))} of {len(answers)}",
+        f"The first {min(SHOWN, len(answers))} of {len(answers):,}",
         columns,
         [[a.get(name) for name in columns] for a in answers[:SHOWN]],
     )
     if to is None:
         data["predictions"] = answers
-    return View(f"{len(answers) - bad} rows answered, {bad} refused", data, [table])
+    return View(f"{len(answers) - bad:,} rows answered, {bad:,} refused", data, [table])
 
 
 def _answer(one: Any) -> dict[str, Any]:

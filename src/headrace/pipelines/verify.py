@@ -277,7 +277,7 @@ def _tables(skew: Skew) -> list[Table]:
     for row, d in zip(rows, skew.differences, strict=True):
         row.append(_cell(d.recomputed, d.recomputed_status))
     by_feature = Table("Differing values by feature", ["feature", "values"], [list(f) for f in skew.features.items()])
-    shown = Table(f"The first {len(rows)} of {skew.differing}", names, rows)
+    shown = Table(f"The first {len(rows)} of {skew.differing:,}", names, rows)
     return [by_feature, shown, *(events_table(e) for d in skew.differences for e in d.events)]
 
 
