@@ -116,12 +116,19 @@ def predict_from_history(
 
 def predict_command(project: Project, stores: Stores, now: int) -> str:
     """Return the command that answers the newest rows: of a grid whose data end more than a step before now, as of their end."""
-    grid, typed = project.plan.grid, f"headrace predict {project.typed}"
-    if grid is None:
-        return f"{typed} ROWS"
+    if project.plan.grid is None:
+        return f"headrace predict {project.typed} ROWS"
+    return f"headrace predict {project.typed}{_as_of_their_end(project, stores, now) or ''}"
+
+
+def _as_of_their_end(project: Project, stores: Stores, now: int) -> str | None:
+    """Return the option for the newest arrival of a grid's data, None where that is no step before now or not known."""
+    assert project.plan.grid is not None
     with stores.online.read() as snapshot:
         newest = StreamPath.newest(snapshot.getter(DATABASE))
-    return typed if newest is None or newest > now - grid.every else f"{typed} --as-of {Instant(newest).isoformat()}"
+    if newest is None or newest > now - project.plan.grid.every:
+        return None
+    return f" --as-of {Instant(newest).isoformat()}"
 
 
 def named(plan: DatasetPlan) -> list[Column[Any]]:
@@ -199,8 +206,8 @@ def _last_step(project: Project, stores: Stores, past: WholePast, moment: int) -
     step = int(steps(plan.grid, (moment - 2 * plan.grid.every, moment + 1))[-1])
     rows, t = grid_rows(plan, past, (step, step + 1))
     if not len(t):
-        newest = predict_command(project, stores, moment)
-        earlier = newest if "--as-of" in newest else "--as-of with an earlier moment"
+        end = _as_of_their_end(project, stores, moment)
+        earlier = "--as-of with an earlier moment" if end is None else predict_command(project, stores, moment)
         raise DataError(
             "no row of the grid is active",
             where=plan.dataset.location,
